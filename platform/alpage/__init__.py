@@ -1,0 +1,1 @@
+"""Living datacubes of lakes, snow and vegetation."""

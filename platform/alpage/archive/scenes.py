@@ -1,0 +1,246 @@
+"""The scene list: the frozen answer of a search, and the order in which scenes are laid."""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import stac_geoparquet.arrow as stac_arrow
+
+from alpage.archive import facts
+from alpage.archive.scene import Asset, Scene, absolute_href, describe
+from alpage.errors import ArchiveError
+
+__all__ = [
+    "Asset",
+    "Scene",
+    "SceneList",
+    "canonical",
+    "deduplicate",
+    "mosaic_order",
+    "read_items",
+]
+
+# Of a copy's footprint this much must be seen by newer ones before it is dropped: the two parts
+# of a tile that a datatake delivers in two datastrips share name and time, but hardly any ground.
+DUPLICATE_COVER = 0.95
+
+_NEEDED_COLUMNS = frozenset({"id", "geometry", "bbox", "assets", "datetime"})
+_TOP_LEVEL = frozenset({"id", "type", "collection", "geometry", "bbox", "links", "assets"})
+_TIME_KEYS = (
+    "datetime",
+    "start_datetime",
+    "end_datetime",
+    "created",
+    "updated",
+    "expires",
+    "published",
+    "unpublished",
+)
+
+
+@dataclass(frozen=True)
+class SceneList:
+    """Scenes by (datetime, id), and the STAC items they come from, in the same order."""
+
+    scenes: tuple[Scene, ...]
+    items: tuple[Mapping[str, Any], ...] = field(repr=False, compare=False)
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[Scene, Mapping[str, Any]]]) -> "SceneList":
+        """Return the list of these scenes with their items, sorted."""
+        ordered = sorted(pairs, key=lambda pair: (pair[0].datetime, pair[0].id))
+        return cls(tuple(scene for scene, _ in ordered), tuple(item for _, item in ordered))
+
+    @property
+    def digest(self) -> str:
+        """A digest of every id and revision: the same for the same imagery, however found."""
+        told = json.dumps([(scene.collection, scene.id, scene.revision) for scene in self.scenes])
+        return hashlib.sha256(told.encode()).hexdigest()
+
+    def without(self, ids: Collection[str]) -> "SceneList":
+        """Return the list without the scenes of these ids: the quarantined ones."""
+        pairs = zip(self.scenes, self.items, strict=True)
+        return SceneList.of(pair for pair in pairs if pair[0].id not in ids)
+
+    def freeze(self, path: str | Path) -> None:
+        """Write the items as stac-geoparquet, whole or not at all.
+
+        The file is read back before it takes its name, so that what a run is later rebuilt from
+        is what this run used.
+
+        Raises
+        ------
+        ArchiveError
+            The list is empty, or its items cannot be held in one table.
+        """
+        path = Path(path)
+        if not self.items:
+            raise ArchiveError(f"an empty scene list cannot be frozen in {path.name}")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        scratch = Path(name)
+        try:
+            _write_items(self.items, scratch)
+            if SceneList.load(scratch).digest != self.digest:
+                raise ArchiveError(
+                    f"{path.name} does not give back the scenes it was written from;"
+                    " the items hold fields that stac-geoparquet cannot keep"
+                )
+            scratch.replace(path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                scratch.unlink()
+
+    @classmethod
+    def load(cls, path: str | Path) -> "SceneList":
+        """Return the list as it was frozen, or that of any stac-geoparquet file.
+
+        Raises
+        ------
+        ArchiveError
+            The file is not stac-geoparquet.
+        SceneError
+            One of its items is no usable scene.
+        """
+        items = read_items(pa.memory_map(str(path)), str(path))
+        return cls.of((describe(item), item) for item in items)
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+
+def canonical(item: Mapping[str, Any], base_href: str | None, bounds: tuple[float, ...]) -> Any:
+    """Return a copy of a STAC item fit for a table: whole hrefs, times in UTC, nothing empty.
+
+    ``bounds`` (west, south, east, north) stand in for a missing or three-dimensional bbox.
+    """
+    copy: dict[str, Any] = _pruned(item)
+    for holder in (*copy.get("assets", {}).values(), *copy.get("links", ())):
+        if isinstance(holder.get("href"), str):
+            holder["href"] = absolute_href(holder["href"], base_href)
+    # A table keeps properties beside the item's own fields: what both name, only one can have.
+    for key in _TOP_LEVEL.intersection(copy["properties"]):
+        del copy["properties"][key]
+    for key in _TIME_KEYS:
+        if raw := facts.text(copy, key):
+            try:
+                copy["properties"][key] = facts.spell_time(facts.parse_time(raw))
+            except ValueError:
+                del copy["properties"][key]
+    bbox = copy.get("bbox")
+    if not isinstance(bbox, list) or len(bbox) != 4:
+        bbox = bounds
+    copy["bbox"] = [float(edge) for edge in bbox]
+    copy.setdefault("type", "Feature")
+    copy.setdefault("stac_version", "1.0.0")
+    copy.setdefault("links", [])
+    return copy
+
+
+def read_items(source: Any, name: str, filters: Any = None) -> list[dict[str, Any]]:
+    """Return the STAC items of a stac-geoparquet file, without the nulls a table adds.
+
+    Parameters
+    ----------
+    source
+        What ``pyarrow.parquet`` reads from.
+    name
+        The file, for messages.
+    filters
+        A pyarrow expression on the table's columns.
+    """
+    try:
+        table = pq.read_table(source, filters=filters)
+    except pa.ArrowException as error:
+        raise ArchiveError(f"{name} is not stac-geoparquet: {error}") from error
+    if missing := _NEEDED_COLUMNS.difference(table.column_names):
+        raise ArchiveError(f"{name} is not stac-geoparquet: it has no {sorted(missing)}")
+    if table.num_rows == 0:
+        return []
+    return [_pruned(item) for item in stac_arrow.stac_table_to_items(table)]
+
+
+def _write_items(items: Iterable[Mapping[str, Any]], path: Path) -> None:
+    try:
+        table = stac_arrow.parse_stac_items_to_arrow([dict(item) for item in items])
+        stac_arrow.to_parquet(table, path)
+    except (pa.ArrowException, ValueError) as error:
+        raise ArchiveError(
+            f"the items cannot be held in one table ({error}):"
+            " search one collection at a time, or have the archive write its fields alike"
+        ) from error
+
+
+def _pruned(value: Any) -> Any:
+    """Copy without nulls and empty mappings, neither of which a parquet column keeps."""
+    if isinstance(value, Mapping):
+        kept = {key: _pruned(inner) for key, inner in value.items()}
+        return {key: inner for key, inner in kept.items() if inner is not None and inner != {}}
+    if isinstance(value, (list, tuple)):
+        return [_pruned(inner) for inner in value]
+    return value
+
+
+def deduplicate(scenes: Iterable[Scene]) -> tuple[tuple[Scene, ...], tuple[Scene, ...]]:
+    """Return the scenes to use and the older copies dropped, each in the order they came.
+
+    Of one acquisition the newest processing is kept: highest baseline, then ``updated``, then
+    id. An older copy stays where the newer ones leave more than 5 % of its ground unseen.
+    """
+    listed = list(scenes)
+    copies: dict[tuple[str, ...], list[Scene]] = defaultdict(list)
+    for scene in listed:
+        copies[scene.acquisition].append(scene)
+    dropped: set[int] = set()
+    for group in copies.values():
+        seen = None
+        for scene in sorted(group, key=_recency, reverse=True):
+            if seen is not None and _is_covered(scene, seen):
+                dropped.add(id(scene))
+            else:
+                seen = scene.footprint if seen is None else seen.union(scene.footprint)
+    kept = tuple(scene for scene in listed if id(scene) not in dropped)
+    return kept, tuple(scene for scene in listed if id(scene) in dropped)
+
+
+def _is_covered(scene: Scene, seen: Any) -> bool:
+    area: float = scene.footprint.area
+    return bool(scene.footprint.intersection(seen).area >= DUPLICATE_COVER * area)
+
+
+def _recency(scene: Scene) -> tuple[tuple[int, ...], str, str]:
+    steps = scene.baseline.split(".")
+    numbers = tuple(int(step) for step in steps) if all(s.isdecimal() for s in steps) else ()
+    return numbers, scene.updated, scene.id
+
+
+def mosaic_order(scenes: Iterable[Scene], crs: int | None) -> tuple[Scene, ...]:
+    """Return scenes of one solar day in the order they are laid; the first valid pixel wins.
+
+    Passes (platform, orbit) by their first sensing time; within a pass the scenes already in
+    ``crs`` (an EPSG number), which need no resampling; then by tile, newest processing first,
+    then id.
+    """
+    listed = sorted(_newest_first(scenes), key=lambda scene: scene.tile)
+    listed.sort(key=lambda scene: scene.crs != crs)
+    passes: dict[tuple[Any, ...], list[Scene]] = defaultdict(list)
+    for scene in listed:
+        passes[scene.group].append(scene)
+    ordered = sorted(
+        passes.items(), key=lambda entry: (min(s.datetime for s in entry[1]), entry[0])
+    )
+    return tuple(scene for _, group in ordered for scene in group)
+
+
+def _newest_first(scenes: Iterable[Scene]) -> list[Scene]:
+    by_id = sorted(scenes, key=lambda scene: scene.id)
+    return sorted(by_id, key=lambda scene: _recency(scene)[:2], reverse=True)

@@ -1,0 +1,315 @@
+"""The command line: parse, call one function, print. Data to stdout, the rest to stderr."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from alpage import verbs
+from alpage.engine import run as engine
+from alpage.errors import AlpageError
+from alpage.study import Study, read_study
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Living datacubes of lakes, snow and vegetation from satellite imagery.",
+    epilog="Begin with: alpage demo",
+)
+out = Console()
+err = Console(stderr=True)
+
+StudyFile = Annotated[Path, typer.Argument(help="The study, a YAML file.", metavar="STUDY")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+def main() -> None:
+    """Run the command line; failures are one sentence and an exit code."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app(standalone_mode=False)
+    except AlpageError as error:
+        err.print(f"[bold red]error[/] {_plain(str(error))}", highlight=False)
+        sys.exit(error.exit_code)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        err.print("stopped: what is finished is kept, run again to go on")
+        sys.exit(130)
+    except Exception as error:
+        if not _is_usage_error(error):
+            raise
+        error.show()  # type: ignore[attr-defined]
+        sys.exit(2)
+
+
+def _is_usage_error(error: Exception) -> bool:
+    return hasattr(error, "show") and hasattr(error, "exit_code")
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+@app.command(epilog="Example: alpage search study.yaml --json | jq .scenes")
+def search(study: StudyFile, as_json: AsJson = False) -> None:
+    """List the scenes of a study."""
+    found = verbs.search(read_study(study))
+    rows = [
+        {
+            "id": scene.id,
+            "day": str(scene.solar_day),
+            "platform": scene.platform,
+            "tile": scene.tile,
+            "baseline": scene.baseline,
+        }
+        for scene in found.scenes.scenes
+    ]
+    if as_json:
+        _print_json(
+            {"scenes": rows, "rejected": dict(found.rejected), "duplicates": found.duplicates}
+        )
+        return
+    _print_rows(rows, title=f"{len(rows)} scenes")
+    for name, reason in found.rejected:
+        err.print(f"left out {_plain(name)}: {_plain(reason)}")
+    if found.duplicates:
+        err.print(f"{len(found.duplicates)} older processings of the same acquisitions left out")
+
+
+@app.command(epilog="Example: alpage plan study.yaml")
+def plan(study: StudyFile, as_json: AsJson = False) -> None:
+    """Tell what a run would do and cost, before any pixel is read."""
+    made = verbs.plan(read_study(study))
+    bill = made.bill.to_json() | {"quarantined": made.quarantined}
+    if as_json:
+        _print_json(bill)
+        return
+    _print_bill(bill)
+
+
+@app.command(epilog="Example: alpage run study.yaml")
+def run(study: StudyFile, as_json: AsJson = False) -> None:
+    """Bring a study's cube up to date. Interrupted runs are resumed."""
+    with _progress_bar(quiet=as_json) as on_progress:
+        report = verbs.run(read_study(study), on_progress=on_progress)
+    if as_json:
+        _print_json(report.to_json())
+        return
+    _print_report(report)
+
+
+@app.command(epilog="Example: alpage status study.yaml --json")
+def status(study: StudyFile, as_json: AsJson = False) -> None:
+    """Tell what a study's cube holds, and which runs are unfinished."""
+    answer = verbs.status(read_study(study))
+    if as_json:
+        _print_json(answer)
+        return
+    steps = answer.pop("steps", {})
+    answer.pop("last_run", None)
+    for key, value in answer.items():
+        out.print(f"{key}: {_plain(str(value))}", highlight=False)
+    _print_rows(
+        [
+            {"step": step, **{k: round(v, 1) for k, v in cost.items()}}
+            for step, cost in steps.items()
+        ]
+    )
+
+
+@app.command(epilog="Example: alpage history cubes/flanders")
+def history(cube: str, as_json: AsJson = False) -> None:
+    """List the states of a cube that readers have seen, newest first."""
+    rows = verbs.history(cube)
+    if as_json:
+        _print_json(rows)
+        return
+    _print_rows(rows)
+
+
+@app.command(epilog="Example: alpage rollback cubes/flanders")
+def rollback(
+    cube: str,
+    snapshot: Annotated[
+        str | None, typer.Argument(help="From `alpage history`; by default the one before.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show readers an earlier state of a cube."""
+    shown = verbs.rollback(cube, snapshot)
+    if as_json:
+        _print_json({"snapshot": shown})
+        return
+    out.print(f"readers of {cube} see {shown}", highlight=False)
+
+
+@app.command(epilog="Example: alpage release study.yaml")
+def release(study: StudyFile, as_json: AsJson = False) -> None:
+    """Publish what readers of the cube see as an immutable release."""
+    made = verbs.release(read_study(study))
+    if as_json:
+        _print_json(made.to_json())
+        return
+    out.print(f"released {made.id} at {made.url}", highlight=False)
+    out.print(f"catalogue: {made.pointer}", highlight=False)
+
+
+@app.command(epilog="Example: alpage series study.yaml --zone lake --out lake.csv")
+def series(
+    study: StudyFile,
+    calendar: Annotated[str | None, typer.Option(help="day, dekad, ...")] = None,
+    zone: Annotated[str | None, typer.Option(help="Only this zone.")] = None,
+    target: Annotated[
+        Path | None, typer.Option("--out", help="A .csv or .parquet file; by default stdout.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print or save the series of the zones of a cube."""
+    table = verbs.series(read_study(study), calendar=calendar, zone=zone)
+    if target is not None:
+        if target.suffix == ".parquet":
+            table.to_parquet(target)
+        else:
+            table.to_csv(target, index=False)
+        err.print(f"{len(table)} rows in {target}")
+    elif as_json:
+        out.print_json(table.to_json(orient="records", date_format="iso"))
+    else:
+        table.to_csv(sys.stdout, index=False)
+
+
+@app.command(epilog="Example: alpage serve cubes/flanders.release --port 8000")
+def serve(
+    folder: Annotated[Path, typer.Argument(help="A folder of releases.")],
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+) -> None:
+    """Serve a folder of releases over HTTP, with byte ranges and CORS."""
+    from alpage.serve.static import serve_folder
+
+    serve_folder(folder, host=host, port=port)
+
+
+@app.command(epilog="Example: alpage demo --folder demo")
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where to put all of it.")] = Path("demo"),
+    size_px: Annotated[int, typer.Option(min=128, max=4096)] = 256,
+    as_json: AsJson = False,
+) -> None:
+    """Make a valley with known truth, compute lakes, snow and vegetation, and compare."""
+    from alpage.demo import run_demo
+
+    answer = run_demo(folder, size_px=size_px, say=lambda text: err.print(text, highlight=False))
+    if as_json:
+        _print_json(answer)
+        return
+    _print_rows(answer["comparison"], title="error against the truth")
+    for line in answer["next"]:
+        out.print(line, highlight=False)
+
+
+@app.command(epilog="Example: alpage schema > study.schema.json")
+def schema() -> None:
+    """Print the JSON Schema of a study."""
+    _print_json(Study.model_json_schema())
+
+
+@contextmanager
+def _progress_bar(*, quiet: bool) -> Iterator[Callable[[engine.Progress], None]]:
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.1f}/{task.total:.1f} km² × dates"),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+        disable=quiet or not err.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("planning", total=None)
+
+        def show(progress: engine.Progress) -> None:
+            bar.update(
+                task,
+                description=progress.step,
+                completed=progress.done_km2_dates,
+                total=progress.total_km2_dates,
+            )
+
+        yield show
+
+
+def _print_bill(bill: dict[str, Any]) -> None:
+    table = Table(title="what a run would do", show_header=False)
+    cpu = bill["cpu_seconds"]
+    for name, value in (
+        ("scenes to read", f"{bill['scenes']}"),
+        ("blocks to do, at most", f"{bill['blocks_to_do']}"),
+        *((f"  {step}", f"{n}") for step, n in bill["blocks"].items()),
+        ("blocks to skip", f"{bill['blocks_to_skip']}"),
+        ("requests, at most", f"{bill['requests']}"),
+        ("to read", f"{bill['read_bytes'] / 2**20:.1f} MiB"),
+        ("read amplification", f"{bill['read_amplification']:.2f}"),
+        ("memory of a worker", f"{bill['peak_memory_bytes'] / 2**30:.2f} GiB"),
+        ("core time", "not known before a first run" if cpu is None else f"{cpu:.0f} s"),
+        ("to write, uncompressed", f"{bill['write_bytes_uncompressed'] / 2**20:.1f} MiB"),
+        ("cost", f"{bill['cost_eur']:.4f} EUR"),
+    ):
+        table.add_row(name, value)
+    out.print(table)
+    _print_quarantine(bill["quarantined"])
+
+
+def _print_report(report: engine.RunReport) -> None:
+    if report.n_blocks == 0:
+        out.print(f"nothing to do: {report.cube} is up to date", highlight=False)
+    else:
+        done = ", ".join(f"{step} {n}" for step, n in report.blocks.items())
+        out.print(
+            f"{report.n_blocks} blocks in {report.seconds:.1f} s ({done}); "
+            f"read {report.read_seconds:.1f} s, computed {report.compute_seconds:.1f} s, "
+            f"wrote {report.write_seconds:.1f} s; {report.retries} retries",
+            highlight=False,
+        )
+        out.print(f"cube: {report.cube}, snapshot {report.snapshot}", highlight=False)
+    _print_quarantine(report.quarantined)
+
+
+def _print_quarantine(quarantined: dict[str, str]) -> None:
+    for scene, reason in quarantined.items():
+        err.print(f"quarantined {_plain(scene)}: {_plain(reason)}", highlight=False)
+
+
+def _print_rows(rows: list[dict[str, Any]], title: str | None = None) -> None:
+    if not rows:
+        return
+    table = Table(title=title)
+    for column in rows[0]:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(_plain(str(value)) for value in row.values()))
+    out.print(table)
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + os.linesep)
+
+
+def _plain(text: str) -> str:
+    """Text from outside, safe from being read as markup."""
+    return text.replace("[", r"\[")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Clusters that belong to one run: there when it starts, gone when it ends, however it ends."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+
+import dask.config
+from distributed import Client, LocalCluster
+
+from alpage.errors import ClusterError
+from alpage.study import ClusterChoice
+
+# Icechunk and obstore run threads of their own, which a forked process would not have.
+DASK_SETTINGS = {
+    "distributed.worker.multiprocessing-method": "spawn",
+    "distributed.scheduler.worker-ttl": "5 minutes",
+    "distributed.comm.timeouts.connect": "60s",
+    # Tasks hold their arrays themselves; there is nothing that dask could spill.
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": 0.9,
+    "distributed.worker.memory.terminate": 0.98,
+    "distributed.nanny.pre-spawn-environ.OMP_NUM_THREADS": "1",
+    "distributed.nanny.pre-spawn-environ.NUMBA_NUM_THREADS": "1",
+}
+
+
+@contextlib.contextmanager
+def open_cluster(choice: ClusterChoice) -> Iterator[Client]:
+    """Give a client of the cluster that a study chose.
+
+    Raises ClusterError where it cannot be started or reached.
+    """
+    with dask.config.set(DASK_SETTINGS), contextlib.ExitStack() as stack:
+        try:
+            if choice.kind == "address":
+                client = stack.enter_context(Client(choice.address, timeout="30s"))
+            else:
+                scratch = stack.enter_context(
+                    # A worker that is killed leaves files behind that nobody else owns.
+                    tempfile.TemporaryDirectory(prefix="alpage-", ignore_cleanup_errors=True)
+                )
+                cluster = stack.enter_context(
+                    LocalCluster(
+                        n_workers=choice.workers,
+                        threads_per_worker=1,
+                        processes=True,
+                        host="127.0.0.1",
+                        memory_limit=int(choice.memory_gib * 2**30),
+                        dashboard_address=None,
+                        local_directory=scratch,
+                        silence_logs=50,
+                    )
+                )
+                client = stack.enter_context(Client(cluster))
+        except (OSError, TimeoutError, RuntimeError) as error:
+            raise ClusterError(
+                f"cluster: {choice.kind} cluster of {choice.workers} workers "
+                f"{'at ' + str(choice.address) if choice.address else ''} did not start: {error}"
+            ) from error
+        yield client

@@ -1,0 +1,1 @@
+"""The versioned Zarr store and its ledger."""

@@ -1,0 +1,1 @@
+"""Plan, read and run blocks."""

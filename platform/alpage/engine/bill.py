@@ -1,0 +1,180 @@
+"""What a run will read, compute, write and cost: known before any block runs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import zarr
+from odc.geo.geobox import GeoBox
+
+from alpage.cube.layout import Layout, step_layers
+from alpage.cube.ledger import BlockId, read_costs
+from alpage.engine.header import CogHeader
+from alpage.engine.inspect import QUALITY, SceneSource
+from alpage.engine.memory import peak_bytes
+from alpage.engine.storage import ReadCounters
+from alpage.engine.warp import needed_window
+from alpage.engine.work import Work
+from alpage.errors import LimitReached
+from alpage.product import Context, Observe
+from alpage.settings import Settings
+from alpage.study import Limits
+
+GIB = 2**30
+
+
+@dataclass
+class Bill:
+    """Blocks, requests, bytes, seconds, memory and money of a run, at most."""
+
+    blocks: dict[str, list[BlockId]] = field(default_factory=dict)
+    skipped: int = 0
+    scenes: int = 0
+    requests: int = 0
+    """Tiles of the COGs that will be asked for, and the headers read for the plan."""
+    read_bytes: int = 0
+    read_px: int = 0
+    useful_px: int = 0
+    peak_bytes: int = 0
+    cpu_seconds: float | None = None
+    """From the ledger of earlier runs; None where there is none."""
+    write_bytes: int = 0
+    """Of the layers, uncompressed."""
+    cost_eur: float = 0.0
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks to do at most."""
+        return sum(len(blocks) for blocks in self.blocks.values())
+
+    @property
+    def amplification(self) -> float:
+        """Pixels decoded for each pixel needed; 1 where tiles and COG tiles coincide."""
+        return self.read_px / self.useful_px if self.useful_px else 1.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the bill as plain values."""
+        return {
+            "blocks": {step: len(blocks) for step, blocks in self.blocks.items()},
+            "blocks_to_do": self.n_blocks,
+            "blocks_to_skip": self.skipped,
+            "scenes": self.scenes,
+            "requests": self.requests,
+            "read_bytes": self.read_bytes,
+            "read_amplification": round(self.amplification, 3),
+            "peak_memory_bytes": self.peak_bytes,
+            "cpu_seconds": self.cpu_seconds,
+            "write_bytes_uncompressed": self.write_bytes,
+            "cost_eur": round(self.cost_eur, 4),
+        }
+
+    def check(self, limits: Limits) -> None:
+        """Raise LimitReached where the run would pass a limit of the study."""
+        for name, value, limit, unit in (
+            ("blocks", self.n_blocks, limits.blocks, "blocks"),
+            ("read_gib", self.read_bytes / GIB, limits.read_gib, "GiB"),
+            ("cost_eur", self.cost_eur, limits.cost_eur, "EUR"),
+            ("hours", (self.cpu_seconds or 0.0) / 3600, limits.hours, "core hours"),
+        ):
+            if limit is not None and value > limit:
+                raise LimitReached(
+                    f"limits.{name}: the run needs up to {value:.6g} {unit}, the limit is "
+                    f"{limit:g}; nothing was started. Raise the limit, or ask for a smaller "
+                    "area or period"
+                )
+
+
+def draw_bill(
+    work: Work,
+    sources: Mapping[str, SceneSource],
+    context: Context,
+    batch_px: int,
+    found: zarr.Group | None,
+    inspection: ReadCounters,
+    prices: Settings,
+) -> Bill:
+    """Return the bill of all work that a plan expects."""
+    bill = Bill(blocks=work.expected(), requests=inspection.requests, read_bytes=inspection.bytes)
+    bill.skipped = sum(1 for step in work.steps for _ in work.blocks(step)) - bill.n_blocks
+    scenes: set[str] = set()
+    for step, blocks in bill.blocks.items():
+        stage = work.stage(step)
+        for block in blocks:
+            if isinstance(stage, Observe):
+                scenes |= _add_imagery(bill, work, stage, block, sources, context)
+        bill.write_bytes += _write_bytes(work.layout, step) * len(blocks)
+    bill.scenes = len(scenes)
+    bill.peak_bytes = peak_bytes(work.layout, batch_px, context)
+    bill.cpu_seconds = _cpu_seconds(bill, work.layout, found)
+    bill.cost_eur = (
+        bill.requests / 1000 * prices.thousand_gets_eur
+        + bill.read_bytes / GIB * prices.egress_gib_eur
+        + bill.n_blocks / 1000 * prices.thousand_puts_eur
+        + (bill.cpu_seconds or 0.0) / 3600 * prices.cpu_hour_eur
+    )
+    return bill
+
+
+def _add_imagery(
+    bill: Bill,
+    work: Work,
+    stage: Observe,
+    block: BlockId,
+    sources: Mapping[str, SceneSource],
+    context: Context,
+) -> set[str]:
+    box = work.layout.grid.tile_box(block.tile, halo_px=stage.halo_px(context))
+    names = (*(band.name for band in stage.bands), QUALITY)
+    seen = set()
+    for _, scenes in work.index.scenes(block.tile, block.block):
+        for scene in scenes:
+            seen.add(scene.id)
+            for name in names:
+                header = sources[scene.id].bands[name].header
+                tiles, size, decoded, useful = cog_tiles(header, box)
+                bill.requests += tiles
+                bill.read_bytes += size
+                bill.read_px += decoded
+                bill.useful_px += useful
+    return seen
+
+
+def cog_tiles(header: CogHeader, box: GeoBox) -> tuple[int, int, int, int]:
+    """Return the tiles of a COG under a geobox: their number, bytes, pixels, and pixels needed."""
+    row, column, height, width = needed_window(header, box)
+    level = header.levels[0]
+    (rows, columns), (tile_rows, tile_columns) = level.shape_yx, level.tile_yx
+    r0, r1 = max(row, 0), min(row + height, rows)
+    c0, c1 = max(column, 0), min(column + width, columns)
+    if r0 >= r1 or c0 >= c1:
+        return 0, 0, 0, 0
+    across = level.tiles_yx[1]
+    first, last = r0 // tile_rows, -(-r1 // tile_rows)
+    left, right = c0 // tile_columns, -(-c1 // tile_columns)
+    counts = level.bytecounts.reshape(-1, across)[first:last, left:right]
+    filled = int(np.count_nonzero(counts))
+    return filled, int(counts.sum()), filled * tile_rows * tile_columns, (r1 - r0) * (c1 - c0)
+
+
+def _write_bytes(layout: Layout, step: str) -> int:
+    area = layout.grid.tile_px**2
+    return sum(
+        area * layout.axes[layer.calendar].window * np.dtype(layer.dtype).itemsize
+        for layer in step_layers(layout.product, step)
+    )
+
+
+def _cpu_seconds(bill: Bill, layout: Layout, found: zarr.Group | None) -> float | None:
+    if found is None:
+        return None
+    costs = read_costs(found, layout)
+    total = 0.0
+    for step, blocks in bill.blocks.items():
+        done = costs[step]["blocks"]
+        if blocks and not done:
+            return None
+        if blocks:
+            kinds = ("read_seconds", "compute_seconds", "write_seconds")
+            total += len(blocks) * sum(costs[step][kind] for kind in kinds) / done
+    return total

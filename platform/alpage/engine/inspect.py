@@ -1,0 +1,133 @@
+"""Look at scenes before their blocks: headers, and whether the radiometry can be believed.
+
+What is found here does not depend on how the cube is cut: a scene is usable
+whole or it is quarantined by name.
+"""
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from alpage.archive.radiometry import judge
+from alpage.archive.scene import Scene
+from alpage.archive.sensors import SENSORS
+from alpage.engine.cog import read_window
+from alpage.engine.header import BadCog, CogHeader
+from alpage.engine.storage import ReadCounters
+from alpage.engine.tiff import read_header
+from alpage.errors import SceneError, UntrustedHref
+from alpage.product import Band
+
+QUALITY = "quality"
+# Enough pixels for a percentile of a scene, few enough to be one or two requests.
+LOOK_PX = 600
+CONCURRENT = 16
+
+
+@dataclass(frozen=True)
+class BandSource:
+    """One band of one scene, ready to be read."""
+
+    header: CogHeader
+    gain: float
+    offset: float
+    nodata: float
+
+
+@dataclass(frozen=True)
+class SceneSource:
+    """One scene, ready to be read: its bands by common name, `quality` among them."""
+
+    id: str
+    day: np.datetime64
+    quality_kind: str
+    bands: Mapping[str, BandSource]
+
+
+def inspect_scenes(
+    scenes: Iterable[Scene], bands: tuple[Band, ...], counters: ReadCounters
+) -> tuple[dict[str, SceneSource], dict[str, str]]:
+    """Return the sources of usable scenes, and the reasons of the others, by scene id."""
+    usable: dict[str, SceneSource] = {}
+    rejected: dict[str, str] = {}
+
+    def look(scene: Scene) -> tuple[str, SceneSource | str, ReadCounters]:
+        own = ReadCounters()
+        try:
+            return scene.id, inspect(scene, bands, own), own
+        except SceneError as error:
+            return scene.id, error.reason, own
+
+    with ThreadPoolExecutor(CONCURRENT) as pool:
+        for scene_id, found, own in pool.map(look, scenes):
+            counters.add(own)
+            if isinstance(found, str):
+                rejected[scene_id] = found
+            else:
+                usable[scene_id] = found
+    return usable, rejected
+
+
+def inspect(scene: Scene, bands: tuple[Band, ...], counters: ReadCounters) -> SceneSource:
+    """Return a scene's source.
+
+    Raises SceneError where a band is missing, is not a sound COG of 16-bit
+    integers with a CRS, or where pixels and declared offset disagree.
+    """
+    sensor = SENSORS[scene.sensor]
+    sources = {}
+    for name in (*(band.name for band in bands), QUALITY):
+        if name not in scene.assets:
+            there = ", ".join(sorted(scene.assets)) or "none"
+            raise SceneError(scene.id, f"band {name} is missing; there are {there}")
+        asset = scene.assets[name]
+        try:
+            header = read_header(asset.href, counters)
+        except (BadCog, UntrustedHref) as error:
+            raise SceneError(scene.id, f"band {name}: {error}") from error
+        expected = ("uint8", "uint16") if name == QUALITY else ("uint16", "int16")
+        if header.dtype not in expected:
+            raise SceneError(
+                scene.id, f"band {name}: expected {' or '.join(expected)}, got {header.dtype}"
+            )
+        nodata = asset.nodata if header.nodata is None else header.nodata
+        if not np.isfinite(nodata):
+            raise SceneError(scene.id, f"band {name}: nodata is {nodata} in a file of integers")
+        sources[name] = BandSource(header, asset.gain, asset.offset, nodata)
+    if sensor.quality_kind == "scl":
+        _check_offset(scene, sources, counters)
+    return SceneSource(scene.id, np.datetime64(scene.solar_day, "D"), sensor.quality_kind, sources)
+
+
+def _check_offset(scene: Scene, sources: Mapping[str, BandSource], counters: ReadCounters) -> None:
+    if not {"red", "nir"} <= sources.keys():
+        return
+    red, nir, scl = (sources[name] for name in ("red", "nir", QUALITY))
+    try:
+        red_dn = _look(red.header, counters)
+        nir_dn = _match(_look(nir.header, counters), red_dn.shape)
+        classes = _match(_look(scl.header, counters), red_dn.shape)
+    except BadCog as error:
+        raise SceneError(scene.id, str(error)) from error
+    if (note := judge(red_dn, nir_dn, classes, red.offset).note) is not None:
+        raise SceneError(scene.id, f"its radiometry cannot be believed: {note}")
+
+
+def _look(header: CogHeader, counters: ReadCounters) -> np.ndarray:
+    """Read the finest overview that is small, thinned where there is none."""
+    small = [n for n, level in enumerate(header.levels) if max(level.shape_yx) <= LOOK_PX]
+    level = small[0] if small else len(header.levels) - 1
+    height, width = header.levels[level].shape_yx
+    pixels = read_window(header, (0, 0, height, width), level=level, counters=counters)
+    step = max(1, -(-max(height, width) // LOOK_PX))
+    return pixels[::step, ::step]
+
+
+def _match(pixels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    rows, columns = (
+        np.minimum(np.arange(n) * size // n, size - 1)
+        for n, size in zip(shape, pixels.shape, strict=True)
+    )
+    return pixels[np.ix_(rows, columns)]

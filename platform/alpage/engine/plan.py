@@ -1,0 +1,379 @@
+"""From a study and its scenes to what a run will do, and what it will cost. Reads no pixels.
+
+Headers are read (they tell bytes and requests), and a coarse look at each new
+Sentinel-2 scene checks its radiometry; both are remembered for the run.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import shapely
+import zarr
+from numpy.typing import NDArray
+from pydantic import BaseModel
+from shapely.geometry.base import BaseGeometry
+
+from alpage.archive.scene import Scene
+from alpage.archive.scenes import SceneList
+from alpage.archive.sensors import SENSORS
+from alpage.cube.layout import Axis, Layout, axes_for, zone_steps
+from alpage.cube.ledger import BlockId, Ledger, digest
+from alpage.cube.store import MAIN, CubeStore
+from alpage.engine.bill import Bill, draw_bill
+from alpage.engine.inspect import SceneSource, inspect_scenes
+from alpage.engine.memory import batch_px
+from alpage.engine.relief import read_relief
+from alpage.engine.shared import Shared
+from alpage.engine.storage import ReadCounters
+from alpage.engine.tiff import read_header
+from alpage.engine.work import SceneIndex, Work
+from alpage.errors import ArchiveError, CubeError, StudyError
+from alpage.grid import Grid, Tile, grid_over
+from alpage.product import Context, Gather, Observe, Product, Summarise, Zone
+from alpage.settings import settings
+from alpage.study import Study
+from alpage.timeaxis import Calendar, Span, covering
+
+IDENTITY_KEYS = ("product", "version", "parameters", "grid", "dem")
+
+
+@dataclass
+class Plan:
+    """What a run will do. Its blocks follow from `work`, which the run keeps up to date."""
+
+    study: Study
+    shared: Shared
+    work: Work
+    scenes: SceneList
+    sources: dict[str, SceneSource]
+    quarantined: dict[str, str]
+    identity: dict[str, Any]
+    """What the cube says of itself: attribute `alpage` of its root."""
+    before: Layout | None
+    """The cube's layout as it is, None where there is no cube yet."""
+    zones_changed: bool
+    recorded_digest: str | None
+    """Of the scenes that the cube was built from."""
+    base: str | None
+    """The snapshot of main that the plan was made on."""
+    bill: Bill
+    inspection: ReadCounters = field(default_factory=ReadCounters)
+
+    @property
+    def layout(self) -> Layout:
+        """The layout that the cube will have."""
+        return self.shared.layout
+
+    @property
+    def blocks(self) -> dict[str, list[BlockId]]:
+        """Blocks to do at most, by step."""
+        return self.bill.blocks
+
+
+def make_plan(
+    study: Study,
+    scenes: SceneList,
+    *,
+    store: CubeStore | None,
+    branch: str = MAIN,
+    recorded_scenes: SceneList | None = None,
+    quarantined: Mapping[str, str] | None = None,
+) -> Plan:
+    """Return the plan of a study over a scene list.
+
+    Parameters
+    ----------
+    scenes
+        What the search found in the study's period.
+    store, branch
+        The cube as it is; None for a new one. A branch of an interrupted run
+        is planned on like the cube itself.
+    recorded_scenes
+        The scenes that the cube was built from: those outside the study's
+        period stay.
+    quarantined
+        Scenes that are already known to be bad, with the reason.
+
+    Raises StudyError, CubeError, ArchiveError or LimitReached, each before anything is written.
+    """
+    product = study.load_product()
+    parameters = study.load_parameters(product)
+    _check_needs(study, product)
+    identity = store.about(branch=branch) if store is not None else None
+    found = store.read(branch=branch) if store is not None and identity is not None else None
+    period = covering(Calendar.DAY, study.period.first, study.period.last)
+    merged = _merge_scenes(scenes, recorded_scenes, period)
+    grid = _choose_grid(study, product, merged, identity)
+    zones, geometries = _read_zones(study, grid)
+    relief = read_relief(study, product, parameters, grid) if study.dem else None
+    dem = None if relief is None else {"digest": relief.digest, "range_m": list(relief.range_m)}
+    about = _identity(study, product, parameters, grid, zones, geometries, dem, identity)
+    if identity is not None:
+        _check_same_cube(study, identity, about)
+    whole = covering(Calendar.DAY, *about["period"])
+    context = Context(
+        parameters=parameters,
+        pixel_area_m2=grid.pixel_area_m2,
+        zones=zones,
+        period=(whole.first_day, whole.last_day),
+    )
+    if relief is not None:
+        context = replace(context, dem_range_m=relief.range_m, relief=relief.counts)
+    axes = axes_for(product, period, study.grid.window_days)
+    before = None
+    shapes = _table_shapes(product, context)
+    if identity is not None:
+        old = {a.calendar: a for a in (Axis.from_json(c, v) for c, v in identity["axes"].items())}
+        before = Layout(product, grid, old, zones, shapes)
+        axes = {calendar: axis.joined(old[calendar]) for calendar, axis in axes.items()}
+    layout = Layout(product, grid, axes, zones, shapes)
+    shared = Shared(
+        product,
+        parameters,
+        layout,
+        context,
+        study.locate(study.dem) if study.dem else None,
+        batch_px(layout, study.cluster.memory_gib, context),
+    )
+    zones_changed = identity is not None and identity["zones"] != about["zones"]
+    kept = found if before is not None and not zones_changed else None
+    work = Work(
+        layout,
+        _index(shared, merged, quarantined or {}),
+        _ledger(found, layout, before, zones_changed),
+        digest({key: about[key] for key in IDENTITY_KEYS}),
+        geometries,
+        _tiles(study, grid),
+        {name: _result(layout, before, kept, name) for name in gathers(product)},
+    )
+    plan = Plan(
+        study=study,
+        shared=shared,
+        work=work,
+        scenes=merged,
+        sources={},
+        quarantined=dict(quarantined or {}),
+        identity=about,
+        before=before,
+        zones_changed=zones_changed,
+        recorded_digest=identity.get("scenes") if identity is not None else None,
+        base=store.tip() if store is not None else None,
+        bill=Bill(),
+    )
+    inspect_needed(plan)
+    plan.bill = draw_bill(
+        work, plan.sources, context, shared.batch_px, found, plan.inspection, settings()
+    )
+    return plan
+
+
+def inspect_needed(plan: Plan) -> None:
+    """Look at every scene that a block to do reads, until none is left that was not seen."""
+    product = plan.shared.product
+    plan.work.index = _index(plan.shared, plan.scenes, plan.quarantined)
+    while True:
+        needed: dict[str, Scene] = {}
+        for stage in product.stages:
+            if isinstance(stage, Observe):
+                for block in plan.work.todo(stage.name):
+                    for _, scenes in plan.work.index.scenes(block.tile, block.block):
+                        needed |= {s.id: s for s in scenes if s.id not in plan.sources}
+        if not needed:
+            return
+        usable, rejected = inspect_scenes(needed.values(), product.bands, plan.inspection)
+        plan.sources |= usable
+        plan.quarantined |= rejected
+        if rejected:
+            if plan.study.on_bad_scene == "stop":
+                name, reason = next(iter(rejected.items()))
+                raise ArchiveError(f"on_bad_scene is stop, and scene {name} is bad: {reason}")
+            plan.work.index = _index(plan.shared, plan.scenes, plan.quarantined)
+
+
+def _index(shared: Shared, scenes: SceneList, quarantined: Mapping[str, str]) -> SceneIndex:
+    observing = [stage for stage in shared.product.stages if isinstance(stage, Observe)]
+    halo = max((stage.halo_px(shared.context) for stage in observing), default=0)
+    return SceneIndex(shared.layout, (s for s in scenes.scenes if s.id not in quarantined), halo)
+
+
+def _tiles(study: Study, grid: Grid) -> frozenset[Tile]:
+    return frozenset(grid.tiles_touching(study.geometry()))
+
+
+def _check_needs(study: Study, product: Product) -> None:
+    if product.needs_dem and study.dem is None:
+        raise StudyError(f"dem: expected an elevation raster, product {product.name} needs one")
+    if product.needs_zones and study.zones is None:
+        raise StudyError(f"zones: expected a GeoJSON file, product {product.name} needs one")
+
+
+def _merge_scenes(scenes: SceneList, recorded: SceneList | None, period: Span) -> SceneList:
+    if recorded is None:
+        return scenes
+    pairs = dict(
+        zip(
+            (s.id for s in scenes.scenes),
+            zip(scenes.scenes, scenes.items, strict=True),
+            strict=True,
+        )
+    )
+    for scene, item in zip(recorded.scenes, recorded.items, strict=True):
+        day = np.datetime64(scene.solar_day, "D")
+        if not period.first_day <= day <= period.last_day:
+            pairs.setdefault(scene.id, (scene, item))
+    return SceneList.of(pairs.values())
+
+
+def _choose_grid(
+    study: Study, product: Product, scenes: SceneList, identity: Mapping[str, Any] | None
+) -> Grid:
+    geometry = study.geometry()
+    if identity is not None and (study.grid.crs is None or study.grid.resolution is None):
+        # The cube decided once; which scenes came later must not move its pixels.
+        return Grid.from_json(identity["grid"])
+    crs, resolution = study.grid.crs, study.grid.resolution
+    anchor = (0.0, 0.0)
+    if crs is None or resolution is None:
+        native_crs, native_resolution, native_anchor = _native(product, scenes)
+        crs = crs or native_crs
+        resolution = resolution or native_resolution
+        if crs == native_crs:
+            anchor = native_anchor
+    return grid_over(
+        geometry, crs=crs, resolution=resolution, tile_px=study.grid.tile_px, anchor_xy=anchor
+    )
+
+
+def _native(product: Product, scenes: SceneList) -> tuple[str, float, tuple[float, float]]:
+    """The CRS that most scenes have, the product's resolution in it, and a pixel corner."""
+    bands = tuple(band.name for band in product.bands)
+    with_crs = [scene for scene in scenes.scenes if scene.crs is not None]
+    votes = [scene.crs for scene in with_crs]
+    if votes:
+        crs = max(sorted(set(votes)), key=votes.count)
+        example = next(scene for scene in with_crs if scene.crs == crs)
+    else:
+        example = scenes.scenes[0]
+        crs = None
+    sensor = SENSORS[example.sensor]
+    resolutions = [sensor.bands[name].resolution_m for name in bands]
+    resolution = min(resolutions) if product.resolution == "finest" else max(resolutions)
+    name = bands[resolutions.index(resolution)]
+    header = read_header(example.assets[name].href)
+    return (
+        f"EPSG:{crs}" if crs is not None else str(header.crs),
+        abs(header.transform[0]),
+        (header.transform[2], header.transform[5]),
+    )
+
+
+def _read_zones(study: Study, grid: Grid) -> tuple[tuple[Zone, ...], tuple[BaseGeometry, ...]]:
+    """The zones of the study in the grid's CRS; without any, the whole area is one."""
+    if study.zones is None:
+        features = [(study.geometry(), {"id": "area", "name": "whole area"})]
+    else:
+        features = study.read_features("zones", study.zones)
+    zones, geometries = [], []
+    for number, (geometry, properties) in enumerate(features):
+        projected = shapely.make_valid(grid.project(geometry))
+        identifier = str(properties.get("id", number))
+        name = str(properties.get("name", identifier))
+        zones.append(Zone(identifier, name, float(projected.area)))
+        geometries.append(projected)
+    if len({zone.id for zone in zones}) != len(zones):
+        raise StudyError(f"zones: expected every feature's id to differ in {study.zones}")
+    return tuple(zones), tuple(geometries)
+
+
+def _identity(
+    study: Study,
+    product: Product,
+    parameters: BaseModel,
+    grid: Grid,
+    zones: tuple[Zone, ...],
+    geometries: tuple[BaseGeometry, ...],
+    dem: dict[str, Any] | None,
+    before: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    first, last = str(study.period.first), str(study.period.last)
+    if before is not None:
+        first, last = min(first, before["period"][0]), max(last, before["period"][1])
+    return {
+        "product": product.name,
+        "version": product.version,
+        "parameters": json.loads(parameters.model_dump_json()),
+        "grid": grid.to_json(),
+        "dem": dem,
+        "period": [first, last],
+        "zones": [
+            {"id": zone.id, "name": zone.name, "digest": str(digest(shapely.to_wkb(g, hex=True)))}
+            for zone, g in zip(zones, geometries, strict=True)
+        ],
+    }
+
+
+def _check_same_cube(study: Study, cube: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    for key in IDENTITY_KEYS:
+        if cube.get(key) != about[key]:
+            raise CubeError(
+                f"cube: {study.cube} was made with {key} {_short(cube.get(key))}, this study "
+                f"asks for {_short(about[key])}; give it another cube, or the cube's own {key}"
+            )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value) if not isinstance(value, str) else value
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def _table_shapes(product: Product, context: Context) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for stage in product.stages:
+        match stage:
+            case Observe():
+                shapes |= {table.name: table.shape(context) for table in stage.tables}
+            case Gather() | Summarise():
+                shapes[stage.name] = stage.shape(context)
+            case _:
+                pass
+    return shapes
+
+
+def _ledger(
+    found: zarr.Group | None, layout: Layout, before: Layout | None, zones_changed: bool
+) -> Ledger:
+    """The cube's record, placed on the axes that the cube will have."""
+    ledger = Ledger.empty(layout)
+    if found is None or before is None:
+        return ledger
+    for step, calendar in layout.steps.items():
+        if zones_changed and step in zone_steps(layout.product):
+            continue
+        shift = before.axes[calendar].first_block - layout.axes[calendar].first_block
+        old = found[f"ledger/{step}/fingerprint"][:]
+        ledger.fingerprints[step][shift : shift + len(old)] = old
+    return ledger
+
+
+def gathers(product: Product) -> tuple[str, ...]:
+    """Return the names of a product's gathered tables."""
+    return tuple(stage.name for stage in product.stages if isinstance(stage, Gather))
+
+
+def _result(
+    layout: Layout, before: Layout | None, found: zarr.Group | None, name: str
+) -> NDArray[np.float64]:
+    """A gathered table as the cube has it, on the days that the cube will have."""
+    stage = layout.product.stage(name)
+    assert isinstance(stage, Gather)
+    axis = layout.axes[Calendar.DAY]
+    zones = (layout.n_zones,) if stage.by_zone else ()
+    result = np.full((len(axis.span), *zones, *layout.table_shapes[name]), np.nan)
+    if found is not None and before is not None:
+        old = found[f"ledger/{name}/result"][:]
+        shift = before.axes[Calendar.DAY].span.start - axis.span.start
+        result[shift : shift + len(old)] = old
+    return result

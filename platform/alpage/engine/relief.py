@@ -1,0 +1,55 @@
+"""The relief of a study's area, counted once when a run is planned."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import BaseModel
+
+from alpage.cube.ledger import digest
+from alpage.engine.block import inside, read_elevation
+from alpage.engine.storage import ReadCounters
+from alpage.errors import StudyError
+from alpage.grid import Grid
+from alpage.product import Context, Product
+from alpage.study import Study
+
+
+@dataclass(frozen=True)
+class Relief:
+    """Digest of the elevation on the grid, and its range and counts within the area."""
+
+    digest: str
+    range_m: tuple[float, float]
+    counts: tuple[int, ...]
+
+
+def read_relief(study: Study, product: Product, parameters: BaseModel, grid: Grid) -> Relief:
+    """Return the relief of a study, read tile by tile.
+
+    Raises StudyError where the elevation raster has nothing within the area.
+    """
+    href = study.locate(str(study.dem))
+    area = grid.project(study.geometry())
+    low, high, seen = np.inf, -np.inf, []
+    for tile in grid.tiles:
+        box = grid.tile_box(tile)
+        dem = read_elevation(href, box, ReadCounters())
+        seen.append(digest(dem.tobytes().hex()))
+        within = dem[inside(area, box) & np.isfinite(dem)]
+        if within.size:
+            low, high = min(low, float(within.min())), max(high, float(within.max()))
+    if low > high:
+        raise StudyError(f"dem: expected elevations within the area, {study.dem} has none there")
+    counts = np.zeros(0, dtype=np.int64)
+    if product.relief_bins is not None:
+        context = Context(parameters, grid.pixel_area_m2, dem_range_m=(low, high))
+        counts = np.zeros(product.relief_bins(context), dtype=np.int64)
+        if counts.size:
+            for tile in grid.tiles:
+                box = grid.tile_box(tile)
+                dem = read_elevation(href, box, ReadCounters())
+                within = dem[inside(area, box) & np.isfinite(dem)]
+                bins = (within.astype(np.float64) - low) * counts.size / (high - low)
+                bins = np.clip(bins, 0, counts.size - 1).astype(np.int64)
+                counts += np.bincount(bins, minlength=counts.size)
+    return Relief(str(digest(seen)), (low, high), tuple(int(n) for n in counts))

@@ -1,0 +1,380 @@
+"""Do the blocks of a plan on a cluster: bounded submission, retries, batched commits, budget.
+
+The coordinator holds the blocks in flight and the ledger's fingerprints, never
+pixels. Every commit joins data, tables and record; what is not committed when
+the coordinator dies is done again by the next run, from the last commit.
+"""
+
+import datetime as dt
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import icechunk
+import numpy as np
+import shapely
+import zarr
+from distributed import Client, Future, as_completed
+
+from alpage.cube import layout as cube_layout
+from alpage.cube.ledger import COSTS, NOTHING, BlockId
+from alpage.cube.store import CubeStore
+from alpage.engine.block import Done, Task, run_block
+from alpage.engine.plan import Plan, inspect_needed
+from alpage.engine.shared import SharedText, pack
+from alpage.errors import (
+    AlpageError,
+    ArchiveError,
+    BlockFailed,
+    LimitReached,
+    SceneError,
+    StorageError,
+)
+from alpage.product import Derive, Gather, Observe, Summarise
+from alpage.settings import Settings
+from alpage.timeaxis import Calendar
+
+GIB = 2**30
+
+
+@dataclass
+class RunReport:
+    """What a run did."""
+
+    cube: str
+    started: str = ""
+    seconds: float = 0.0
+    blocks: dict[str, int] = field(default_factory=dict)
+    """Blocks done, by step."""
+    retries: int = 0
+    read_seconds: float = 0.0
+    compute_seconds: float = 0.0
+    write_seconds: float = 0.0
+    bytes_read: float = 0.0
+    requests: float = 0.0
+    scenes: int = 0
+    quarantined: dict[str, str] = field(default_factory=dict)
+    gate: list[dict[str, Any]] = field(default_factory=list)
+    snapshot: str | None = None
+    """What readers see now."""
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks done in all steps."""
+        return sum(self.blocks.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain values."""
+        return {**vars(self), "blocks_done": self.n_blocks}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is, in square kilometres times dates."""
+
+    step: str
+    done_km2_dates: float
+    total_km2_dates: float
+    seconds: float
+
+    @property
+    def seconds_left(self) -> float | None:
+        """An estimate; None before anything is done."""
+        if self.done_km2_dates <= 0:
+            return None
+        left = max(self.total_km2_dates - self.done_km2_dates, 0.0)
+        return self.seconds * left / self.done_km2_dates
+
+
+class _Replan(Exception):  # noqa: N818 - a signal between two functions, not a failure
+    """A scene was quarantined: what blocks should read has changed."""
+
+
+class Run:
+    """One run of one plan. Use once."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        client: Client,
+        store: CubeStore,
+        branch: str,
+        settings: Settings,
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        self.plan = plan
+        self.client = client
+        self.store = store
+        self.branch = branch
+        self.settings = settings
+        self.on_progress = on_progress
+        self.report = RunReport(store.url, started=dt.datetime.now(dt.UTC).isoformat())
+        self._began = time.monotonic()
+        self._shared: SharedText = pack(
+            plan.study.model_dump_json(), plan.study.folder, plan.shared
+        )
+        self._area_wkb = shapely.to_wkb(plan.layout.grid.project(plan.study.geometry()))
+        self._zones_wkb = [shapely.to_wkb(zone) for zone in plan.work.zones]
+        self._fork: icechunk.ForkSession | None = None
+        self._batch: list[Done] = []
+        self._last_commit = time.monotonic()
+        self._done_units = 0.0
+        self._total_units = sum(
+            self._units(block) for blocks in plan.blocks.values() for block in blocks
+        )
+
+    def execute(self) -> RunReport:
+        """Do every block and leave the result on the branch; readers see nothing yet.
+
+        Raises LimitReached, BlockFailed, ArchiveError, StorageError or ProductError; what is
+        finished by then is committed on the branch.
+        """
+        self._prepare()
+        while True:
+            try:
+                for step in self.plan.work.steps:
+                    self._do_step(step)
+                break
+            except _Replan:
+                inspect_needed(self.plan)
+        self.report.quarantined = dict(self.plan.quarantined)
+        self.report.scenes = len(self.plan.scenes) - len(self.plan.quarantined)
+        self.report.seconds = time.monotonic() - self._began
+        return self.report
+
+    def _prepare(self) -> None:
+        plan = self.plan
+        session = self.store.writable(self.branch)
+        if plan.before is None:
+            cube_layout.create(session, plan.layout, plan.identity)
+        else:
+            if any(plan.layout.axes[c] != axis for c, axis in plan.before.axes.items()):
+                cube_layout.grow(session, plan.before, plan.layout, plan.identity)
+            if plan.zones_changed:
+                cube_layout.replace_zones(session, plan.layout, plan.identity)
+        if session.has_uncommitted_changes:
+            session.commit("Lay out the cube")
+        self._fork = self.store.writable(self.branch).fork()
+
+    def _do_step(self, step: str) -> None:
+        todo = iter(self.plan.work.todo(step))
+        workers = max(len(self.client.scheduler_info(n_workers=-1)["workers"]), 1)
+        threads = sum(self.client.nthreads().values()) or workers
+        pool = as_completed()
+        attempts: Counter[BlockId] = Counter()
+        flying: dict[str, Task] = {}
+        stop: AlpageError | _Replan | None = None
+
+        def submit(task: Task) -> None:
+            name = f"{step}-{task.id.block}-{task.id.tile[0]}-{task.id.tile[1]}"
+            key = f"{name}-{task.attempt}-{time.monotonic_ns()}"
+            future = self.client.submit(run_block, task, self._fork, key=key, pure=False)
+            flying[future.key] = task
+            pool.add(future)
+
+        def fill() -> None:
+            while stop is None and len(flying) < 2 * threads + 1:
+                block = next(todo, None)
+                if block is None:
+                    return
+                submit(self._task(block, attempt=1))
+
+        try:
+            fill()
+            for future in pool:
+                task = flying.pop(future.key)
+                done, failure = _outcome(future)
+                future.release()
+                if done is not None:
+                    self._accept(done)
+                    stop = stop or self._over_budget()
+                else:
+                    assert failure is not None
+                    attempts[task.id] += 1
+                    again, reason = self._judge(task, failure, attempts[task.id])
+                    if again and stop is None:
+                        self.report.retries += 1
+                        submit(self._task(task.id, attempt=task.attempt + 1))
+                    stop = stop or reason
+                fill()
+        finally:
+            # Futures that are let go are cancelled; their writes were never merged.
+            pool.clear()
+            self._commit(step)
+        if stop is not None:
+            raise stop
+        if isinstance(self.plan.work.stage(step), Gather):
+            self._refresh_result(step)
+
+    def _judge(
+        self, task: Task, failure: BaseException, attempts: int
+    ) -> tuple[bool, AlpageError | _Replan | None]:
+        """Decide on a failed block: try again, go on without a scene, or stop and why."""
+        if isinstance(failure, SceneError):
+            if self.plan.study.on_bad_scene == "stop":
+                return False, ArchiveError(f"on_bad_scene is stop, and {failure}")
+            self.plan.quarantined[failure.scene_id] = failure.reason
+            return False, _Replan()
+        if isinstance(failure, AlpageError) and not isinstance(failure, StorageError):
+            return False, failure
+        if attempts <= self.settings.block_retries:
+            return True, None
+        error = BlockFailed(
+            f"{task.id} failed {attempts} times, the last time with "
+            f"{type(failure).__name__}: {failure}. What is done is kept: run again to resume"
+        )
+        error.__cause__ = failure
+        return False, error
+
+    def _task(self, block: BlockId, attempt: int) -> Task:
+        work = self.plan.work
+        stage = work.stage(block.step)
+        days: tuple[Any, ...] = ()
+        observed: tuple[int, ...] = ()
+        tiles: tuple[tuple[int, int], ...] = ()
+        zones: tuple[tuple[int, bytes], ...] = ()
+        if isinstance(stage, Observe):
+            days = tuple(
+                (
+                    np.datetime64(day, "D"),
+                    tuple(self.plan.sources[scene.id] for scene in scenes),
+                )
+                for day, scenes in work.index.scenes(block.tile, block.block)
+            )
+        elif work.is_total(block.step):
+            tiles = tuple(
+                one.tile for one in work.inputs(block) if work.ledger.recorded(one) != NOTHING
+            )
+        else:
+            assert isinstance(stage, Derive | Summarise)
+            observed = work.observed(block)
+        if not work.is_total(block.step):
+            zones = tuple((n, self._zones_wkb[n]) for n in work.zones_of(block.tile))
+        return Task(
+            shared=self._shared,
+            id=block,
+            fingerprint=work.wanted(block),
+            attempt=attempt,
+            days=days,
+            observed=observed,
+            area=self._area_wkb if isinstance(stage, Observe) else None,
+            zones=zones,
+            tiles=tiles,
+        )
+
+    def _accept(self, done: Done) -> None:
+        self._batch.append(done)
+        cost = done.record.cost
+        report = self.report
+        report.blocks[done.record.id.step] = report.blocks.get(done.record.id.step, 0) + 1
+        for name in COSTS:
+            if name != "attempts":
+                setattr(report, name, getattr(report, name) + cost[name])
+        self._done_units += self._units(done.record.id)
+        full = len(self._batch) >= self.settings.commit_blocks
+        late = time.monotonic() - self._last_commit > self.settings.commit_seconds
+        if full or late:
+            self._commit(done.record.id.step)
+        self.on_progress(
+            Progress(
+                done.record.id.step,
+                self._done_units,
+                max(self._total_units, self._done_units),
+                time.monotonic() - self._began,
+            )
+        )
+
+    def _commit(self, step: str) -> None:
+        """Join finished blocks, their tables and their record in one snapshot.
+
+        Forks of older snapshots merge as well: each block has its own shards.
+        """
+        if not self._batch:
+            return
+        session = self.store.writable(self.branch)
+        session.merge(*(done.fork for done in self._batch))
+        root = zarr.open_group(session.store, mode="r+")
+        self.plan.work.ledger.write(root, [done.record for done in self._batch])
+        session.commit(f"{step}: {len(self._batch)} blocks")
+        self._batch.clear()
+        self._last_commit = time.monotonic()
+        self._fork = self.store.writable(self.branch).fork()
+
+    def _refresh_result(self, step: str) -> None:
+        root = self.store.read(branch=self.branch)
+        self.plan.work.results[step] = np.asarray(root[f"ledger/{step}/result"][:])
+
+    def _over_budget(self) -> LimitReached | None:
+        limits, report = self.plan.study.limits, self.report
+        core_hours = (report.read_seconds + report.compute_seconds + report.write_seconds) / 3600
+        prices = self.settings
+        spent = (
+            report.requests / 1000 * prices.thousand_gets_eur
+            + report.bytes_read / GIB * prices.egress_gib_eur
+            + report.n_blocks / 1000 * prices.thousand_puts_eur
+            + core_hours * prices.cpu_hour_eur
+        )
+        for name, value, limit, unit in (
+            ("blocks", report.n_blocks, limits.blocks, "blocks"),
+            ("read_gib", report.bytes_read / GIB, limits.read_gib, "GiB"),
+            ("cost_eur", spent, limits.cost_eur, "EUR"),
+            ("hours", core_hours, limits.hours, "core hours"),
+        ):
+            if limit is not None and value > limit:
+                return LimitReached(
+                    f"limits.{name}: the run has used {value:.6g} {unit}, the limit is {limit:g}; "
+                    f"{report.n_blocks} blocks are done and kept, see `alpage status` for those "
+                    "that are left. Raise the limit and run again to go on"
+                )
+        return None
+
+    def _units(self, block: BlockId) -> float:
+        """Square kilometres times dates of a block."""
+        work = self.plan.work
+        stage = work.stage(block.step)
+        if work.is_total(block.step):
+            return 0.0
+        rows, columns = work.layout.grid.slices(block.tile)
+        pixels = (rows.stop - rows.start) * (columns.stop - columns.start)
+        if isinstance(stage, Observe):
+            dates = len(work.index.scenes(block.tile, block.block))
+        else:
+            dates = len(work.observed(block)) or 1
+        return pixels * work.layout.grid.pixel_area_m2 / 1e6 * dates
+
+
+def finish(run: Run, scenes_digest: str, gate: Callable[[zarr.Group], list[dict[str, Any]]]) -> str:
+    """Check the branch, seal it with the run's report and make it what readers see.
+
+    Returns the published snapshot. Raises GateFailed, with main as it was.
+    """
+    plan, store = run.plan, run.store
+    run.report.gate = gate(store.read(branch=run.branch))
+    session = store.writable(run.branch)
+    root = zarr.open_group(session.store, mode="r+")
+    counts = np.zeros(len(plan.layout.axes[Calendar.DAY].span), dtype=np.uint8)
+    start = plan.layout.axes[Calendar.DAY].span.start
+    for day, number in plan.work.index.day_counts.items():
+        counts[day - start] = min(number, 255)
+    root["day/observed"][:] = counts
+    root.attrs["alpage"] = {
+        **root.attrs["alpage"],
+        **plan.identity,
+        "scenes": scenes_digest,
+        "quarantined": dict(plan.quarantined),
+    }
+    run.report.seconds = time.monotonic() - run._began
+    session.commit(
+        f"{plan.identity['product']}: {run.report.n_blocks} blocks",
+        metadata={"published": True, "report": run.report.to_json()},
+        allow_empty=True,
+    )
+    run.report.snapshot = store.publish(run.branch, expected=str(plan.base))
+    return run.report.snapshot
+
+
+def _outcome(future: Future) -> tuple[Done | None, BaseException | None]:
+    failure = future.exception()
+    return (None, failure) if failure is not None else (future.result(), None)

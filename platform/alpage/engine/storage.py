@@ -1,0 +1,341 @@
+"""Bytes of an object, wherever it lies: S3, HTTPS, loopback HTTP or a local path.
+
+Stores are built in the process that uses them, one per bucket or host; only hrefs travel
+between workers.
+"""
+
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from io import FileIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
+
+import obstore
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import HTTPStore, LocalStore, ObjectStore, S3Store
+from pydantic import AliasChoices, Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from alpage.engine.hrefs import Place, place_of, safe_name
+from alpage.errors import StorageError
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
+
+RETRIES: "RetryConfig" = {"max_retries": 10}  # with obstore's jittered exponential backoff
+TIMEOUTS: "ClientConfig" = {"connect_timeout": "10s", "timeout": "120s"}
+BODY_TRIES = 10
+MERGE_GAP = 256 * 1024
+"""Bytes read for nothing rather than asking twice: about one round trip's worth."""
+REQUEST_BYTES = 8 * 2**20
+"""A merged request grows no further: two at once are then faster than a larger one."""
+
+
+class StorageSettings(BaseSettings):
+    """How object stores are reached, from the environment.
+
+    Keys are no fields of it: obstore and GDAL read AWS_ACCESS_KEY_ID and its kin themselves.
+    ALPAGE_PLAIN_HTTP_HOSTS, comma separated, names hosts of a trusted network that may be read
+    without TLS, besides this machine.
+
+    >>> StorageSettings(AWS_ENDPOINT_URL="http://127.0.0.1:7070").gdal_options()["AWS_HTTPS"]
+    'NO'
+    """
+
+    model_config = SettingsConfigDict(frozen=True, env_prefix="ALPAGE_", extra="ignore")
+
+    endpoint: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    )
+    region: str = Field(
+        default="us-east-1", validation_alias=AliasChoices("AWS_REGION", "AWS_DEFAULT_REGION")
+    )
+    allow_http: bool | None = Field(default=None, validation_alias="AWS_ALLOW_HTTP")
+    """Whether an http:// endpoint is spoken to; unset means as the endpoint says."""
+    skip_signature: bool = Field(
+        default=False, validation_alias=AliasChoices("AWS_SKIP_SIGNATURE", "AWS_NO_SIGN_REQUEST")
+    )
+    request_payer: str | None = Field(default=None, validation_alias="AWS_REQUEST_PAYER")
+    plain_http_hosts: Annotated[frozenset[str], NoDecode] = frozenset()
+
+    @field_validator("plain_http_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return frozenset(name.strip().lower() for name in value.split(",") if name.strip())
+        return value
+
+    @property
+    def requester_pays(self) -> bool:
+        """Whether reads are charged to us."""
+        return (self.request_payer or "").lower() in {"requester", "true", "1"}
+
+    @property
+    def http_endpoint(self) -> bool:
+        """Whether S3 is spoken without TLS."""
+        return (self.endpoint or "").startswith("http://") and self.allow_http is not False
+
+    def s3_store(self, bucket: str) -> S3Store:
+        """Return a store for the bucket, path style when an endpoint is given."""
+        config: Any = {
+            "region": self.region,
+            "skip_signature": self.skip_signature,
+            "request_payer": self.requester_pays,
+        }
+        if self.endpoint:
+            config |= {"endpoint": self.endpoint, "virtual_hosted_style_request": False}
+        client: ClientConfig = {**TIMEOUTS, "allow_http": self.http_endpoint}
+        return S3Store(bucket, config=config, client_options=client, retry_config=RETRIES)
+
+    def gdal_options(self) -> dict[str, str]:
+        """Return GDAL's configuration options that say the same as these settings."""
+        options = {
+            "AWS_REGION": self.region,
+            "AWS_NO_SIGN_REQUEST": "YES" if self.skip_signature else "NO",
+            "GDAL_HTTP_MAX_RETRY": "8",
+            "GDAL_HTTP_RETRY_DELAY": "0.3",
+            "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+        }
+        if self.requester_pays:
+            options["AWS_REQUEST_PAYER"] = "requester"
+        if self.endpoint:
+            options["AWS_S3_ENDPOINT"] = self.endpoint.split("://", 1)[-1].rstrip("/")
+            options["AWS_HTTPS"] = "NO" if self.http_endpoint else "YES"
+            options["AWS_VIRTUAL_HOSTING"] = "FALSE"
+        return options
+
+
+@dataclass
+class ReadCounters:
+    """What reading cost. GDAL's requests and obstore's own retries cannot be seen here."""
+
+    requests: int = 0
+    bytes: int = 0
+    fetch_seconds: float = 0.0
+    """Summed over files fetched at once, so it may pass the wall clock."""
+    decode_seconds: float = 0.0
+    """Includes the whole of reads that GDAL makes."""
+    retries: int = 0
+    """Answers that broke off or came short and were asked for again."""
+
+    def add(self, other: "ReadCounters") -> None:
+        """Add another reader's counts to these."""
+        self.requests += other.requests
+        self.bytes += other.bytes
+        self.fetch_seconds += other.fetch_seconds
+        self.decode_seconds += other.decode_seconds
+        self.retries += other.retries
+
+
+@cache
+def settings() -> StorageSettings:
+    """Return this process's settings, read from the environment once."""
+    return StorageSettings()
+
+
+def forget() -> None:
+    """Drop settings and stores, so that a changed environment is read again."""
+    settings.cache_clear()
+    _place.cache_clear()
+    _store.cache_clear()
+
+
+def is_local(href: str) -> bool:
+    """Return whether a trusted href is a file of this machine."""
+    return _place(href).scheme == "file"
+
+
+def locate(href: str) -> tuple[ObjectStore, str]:
+    """Return the store that holds the href and the object's path in it.
+
+    Raises `UntrustedHref` for what `alpage.engine.hrefs.place_of` refuses.
+
+    >>> locate("s3://bucket/scene/B04.tif")[1]
+    'scene/B04.tif'
+    """
+    place = _place(href)
+    return _store(place.scheme, place.root), place.path.lstrip("/")
+
+
+def gdal_path(href: str) -> tuple[str, dict[str, str]]:
+    """Return the path by which GDAL opens a trusted href, and the options it needs.
+
+    >>> gdal_path("s3://bucket/a.tif")[0]
+    '/vsis3/bucket/a.tif'
+    """
+    place, options = _place(href), settings().gdal_options()
+    if place.scheme == "file":
+        return place.path, options
+    if place.scheme == "s3":
+        return f"/vsis3/{place.root}/{place.path}", options
+    return f"/vsicurl/{place.scheme}://{place.root}/{quote(place.path)}", options
+
+
+def fetch_head(href: str, length: int, counters: ReadCounters) -> tuple[memoryview, int]:
+    """Return the first bytes of an object (all of it when shorter) and its whole size.
+
+    Raises `FileNotFoundError` when it does not exist, `StorageError` when it cannot be read.
+    """
+    place = _place(href)
+    started = time.perf_counter()
+    if place.scheme == "file":
+        with _local(place, href) as file:
+            size = os.fstat(file.fileno()).st_size
+            head = [memoryview(os.pread(file.fileno(), length, 0))]
+    else:
+        store, path = locate(href)
+
+        def ask() -> tuple[list[memoryview], int]:
+            answer = obstore.get(store, path, options={"range": (0, length)})
+            size = answer.meta["size"]
+            head = memoryview(answer.bytes())
+            if len(head) != min(length, size):
+                raise _ShortAnswerError
+            return [head], size
+
+        head, size = _asked(href, ask, counters)
+    _count(counters, head, started)
+    return head[0], size
+
+
+def fetch_ranges(
+    href: str, ranges: Sequence[tuple[int, int]], counters: ReadCounters
+) -> list[memoryview]:
+    """Return the bytes of each (offset, length) of an object, in the order asked.
+
+    Neighbours are asked for together, and up to 10 requests fly at once. Raises
+    `FileNotFoundError` when the object does not exist, `StorageError` when it cannot be read
+    or ends before a range does.
+    """
+    place = _place(href)
+    merged = merge(ranges)
+    started = time.perf_counter()
+    if place.scheme == "file":
+        with _local(place, href) as file:
+            found = [memoryview(os.pread(file.fileno(), b - a, a)) for a, b in merged]
+        if any(len(one) != b - a for one, (a, b) in zip(found, merged, strict=True)):
+            raise StorageError(f"{safe_name(href)}: the file is shorter than its header said")
+    elif merged:
+        store, path = locate(href)
+        starts, ends = [a for a, _ in merged], [b for _, b in merged]
+
+        def ask() -> tuple[list[memoryview], int]:
+            answer = obstore.get_ranges(store, path, starts=starts, ends=ends, coalesce=0)
+            parts = [memoryview(one) for one in answer]
+            if any(len(one) != b - a for one, (a, b) in zip(parts, merged, strict=True)):
+                raise _ShortAnswerError
+            return parts, 0
+
+        found, _ = _asked(href, ask, counters)
+    else:
+        found = []
+    _count(counters, found, started)
+    return _cut(ranges, merged, found)
+
+
+def merge(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the (start, end) spans to ask for, so that every (offset, length) lies in one.
+
+    >>> merge([(0, 10), (5_000_000, 10), (10, 20)])
+    [(0, 30), (5000000, 5000010)]
+    """
+    spans: list[tuple[int, int]] = []
+    for start, length in sorted(ranges):
+        end = start + length
+        if spans and start - spans[-1][1] <= MERGE_GAP:
+            first, last = spans[-1]
+            if end <= last or end - first <= REQUEST_BYTES:
+                spans[-1] = (first, max(last, end))
+                continue
+        spans.append((start, end))
+    return spans
+
+
+class _ShortAnswerError(Exception):
+    """A store sent fewer bytes than it was asked for."""
+
+
+def _asked(
+    href: str, ask: Callable[[], tuple[list[memoryview], int]], counters: ReadCounters
+) -> tuple[list[memoryview], int]:
+    """Return the answer, asking again when a body breaks off.
+
+    obstore retries refusals and lost connections, but resumes a body only when the server sends
+    an ETag, and takes a short one for whole.
+    """
+    for attempt in range(1, BODY_TRIES + 1):
+        try:
+            return ask()
+        except FileNotFoundError:
+            raise FileNotFoundError(safe_name(href)) from None
+        except (_ShortAnswerError, BaseError) as error:
+            # Not chained: an S3 answer may repeat the key id and what was signed.
+            broken = isinstance(error, _ShortAnswerError) or "body error" in str(error)
+            if not broken or attempt == BODY_TRIES:
+                raise StorageError(f"{safe_name(href)}: {_reason(error)}") from None
+        counters.retries += 1
+        time.sleep(random.uniform(0.5, 1) * min(0.1 * 2**attempt, 15.0))  # noqa: S311
+    raise AssertionError("unreachable")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, _ShortAnswerError):
+        return f"answers came short {BODY_TRIES} times: try again later"
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+        return "the store refused us: check the keys in the environment and the bucket's policy"
+    status = re.search(r"status(?: code)?:? (\d{3})", str(error), re.IGNORECASE)
+    told = f"status {status[1]}" if status else type(error).__name__
+    return f"the store could not be read ({told}): check endpoint, region and network"
+
+
+def _local(place: Place, href: str) -> FileIO:
+    try:
+        return Path(place.path).open("rb", buffering=0)
+    except FileNotFoundError:
+        raise FileNotFoundError(safe_name(href)) from None
+    except OSError as error:
+        raise StorageError(f"{safe_name(href)}: {error.strerror}") from error
+
+
+def _count(counters: ReadCounters, found: Sequence[memoryview], started: float) -> None:
+    counters.requests += len(found)
+    counters.bytes += sum(map(len, found))
+    counters.fetch_seconds += time.perf_counter() - started
+
+
+def _cut(
+    ranges: Sequence[tuple[int, int]],
+    merged: Sequence[tuple[int, int]],
+    found: Sequence[memoryview],
+) -> list[memoryview]:
+    pieces = []
+    for start, length in ranges:
+        a, whole = next(
+            (a, whole)
+            for (a, b), whole in zip(merged, found, strict=True)
+            if a <= start and start + length <= b
+        )
+        pieces.append(whole[start - a : start - a + length])
+    return pieces
+
+
+@lru_cache(maxsize=4096)
+def _place(href: str) -> Place:
+    return place_of(href, settings().plain_http_hosts)
+
+
+@cache
+def _store(scheme: str, root: str) -> ObjectStore:
+    if scheme == "file":
+        return LocalStore()
+    if scheme == "s3":
+        return settings().s3_store(root)
+    client: ClientConfig = {**TIMEOUTS, "allow_http": scheme == "http"}
+    return HTTPStore(f"{scheme}://{root}", client_options=client, retry_config=RETRIES)

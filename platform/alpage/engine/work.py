@@ -1,0 +1,256 @@
+"""Which blocks there are, what each one reads, and so what its fingerprint should be.
+
+One rule serves building, resuming, updating and withdrawing: a block is to do
+where the wanted fingerprint is not the recorded one.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from shapely.geometry.base import BaseGeometry
+
+from alpage.archive.scene import Scene
+from alpage.archive.scenes import mosaic_order
+from alpage.cube.layout import Layout
+from alpage.cube.ledger import NOTHING, BlockId, Fingerprint, Ledger, digest
+from alpage.engine.block import segment_span
+from alpage.grid import Tile
+from alpage.product import Derive, Gather, Observe, Stage, Summarise
+from alpage.timeaxis import Calendar, slot_of
+
+
+class SceneIndex:
+    """The scenes of each tile and block of days, in the order in which they are laid."""
+
+    def __init__(self, layout: Layout, scenes: Iterable[Scene], halo_px: int) -> None:
+        self.axis = layout.axes[Calendar.DAY]
+        self._by_place: dict[tuple[Tile, int], list[Scene]] = defaultdict(list)
+        days: dict[Tile, set[int]] = defaultdict(set)
+        self.day_counts: dict[int, int] = defaultdict(int)
+        self._epsg = layout.grid.geobox.crs.epsg
+        span = self.axis.span
+        # In degrees of latitude, and enough for longitude at 60 degrees north.
+        halo_degrees = 2 * (halo_px + 1) * abs(layout.grid.transform.a) / 111_000
+        for scene in scenes:
+            day = int(slot_of(Calendar.DAY, scene.solar_day))
+            if not span.start <= day < span.stop:
+                continue
+            tiles = layout.grid.tiles_touching(scene.footprint.buffer(halo_degrees))
+            for tile in tiles:
+                self._by_place[tile, day // self.axis.window].append(scene)
+                days[tile].add(day)
+            if tiles:
+                self.day_counts[day] += 1
+        self._days = {tile: np.array(sorted(found)) for tile, found in days.items()}
+
+    def scenes(self, tile: Tile, block: int) -> tuple[tuple[int, tuple[Scene, ...]], ...]:
+        """Return the days with scenes over a tile in a block, each with its scenes in order."""
+        by_day: dict[int, list[Scene]] = defaultdict(list)
+        for scene in self._by_place.get((tile, block), ()):
+            by_day[int(slot_of(Calendar.DAY, scene.solar_day))].append(scene)
+        return tuple((day, mosaic_order(by_day[day], self._epsg)) for day in sorted(by_day))
+
+    def days(self, tile: Tile, first: int, stop: int) -> tuple[int, ...]:
+        """Return the day slots with scenes over a tile from `first` up to `stop`."""
+        found = self._days.get(tile)
+        if found is None:
+            return ()
+        lo, hi = np.searchsorted(found, [first, stop])
+        return tuple(int(day) for day in found[lo:hi])
+
+
+@dataclass
+class Work:
+    """Everything a run may have to do, given scenes, zones and a ledger."""
+
+    layout: Layout
+    index: SceneIndex
+    ledger: Ledger
+    identity: Fingerprint
+    """Digest of product, version, parameters, grid and elevation."""
+    zones: tuple[BaseGeometry, ...]
+    """In the grid's CRS, numbered as in the layout."""
+    tiles: frozenset[Tile]
+    """Tiles that the area touches."""
+    results: dict[str, NDArray[np.float64]]
+    """The gathered tables as they stand, one row for each day of the axis."""
+
+    def __post_init__(self) -> None:
+        self._steps: dict[str, Stage] = {}
+        for stage in self.layout.product.stages:
+            self._steps[stage.name] = stage
+            if isinstance(stage, Summarise):
+                self._steps[f"{stage.name}_total"] = stage
+        self._makers = {
+            layer.path: stage.name
+            for stage in self.layout.product.stages
+            if isinstance(stage, Observe | Derive)
+            for layer in stage.layers
+        }
+        self._zones_of: dict[Tile, tuple[int, ...]] = {}
+        tree = shapely.STRtree(self.zones)
+        for tile in self.tiles:
+            box = shapely.box(*self.layout.grid.tile_box(tile).boundingbox.bbox)
+            self._zones_of[tile] = tuple(
+                sorted(int(n) for n in tree.query(box, predicate="intersects"))
+            )
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """Names of the steps, in order."""
+        return tuple(self._steps)
+
+    def stage(self, step: str) -> Stage:
+        """Return the stage that a step belongs to."""
+        return self._steps[step]
+
+    def is_total(self, step: str) -> bool:
+        """Return whether a step adds up the tables of all tiles."""
+        stage = self._steps[step]
+        return isinstance(stage, Gather) or step != stage.name
+
+    def zones_of(self, tile: Tile) -> tuple[int, ...]:
+        """Return the numbers of the zones that touch a tile."""
+        return self._zones_of.get(tile, ())
+
+    def blocks(self, step: str) -> Iterator[BlockId]:
+        """Yield every block of a step, in the order in which they are done."""
+        axis = self.layout.axes[self.layout.steps[step]]
+        tiles: Iterable[Tile] = [(0, 0)] if self.is_total(step) else sorted(self.tiles)
+        return (BlockId(step, block, tile) for block in axis.blocks for tile in tiles)
+
+    def sources(self, step: str) -> str:
+        """Return the step whose tables a total adds up."""
+        stage = self._steps[step]
+        if isinstance(stage, Summarise):
+            return stage.name
+        assert isinstance(stage, Gather)
+        return next(
+            other.name
+            for other in self.layout.product.stages
+            if isinstance(other, Observe) and stage.table in {t.name for t in other.tables}
+        )
+
+    def inputs(self, block: BlockId) -> tuple[BlockId, ...]:
+        """Return the blocks of layers or tables that a block reads; none for imagery."""
+        stage = self._steps[block.step]
+        if isinstance(stage, Observe):
+            return ()
+        if self.is_total(block.step):
+            source = self.sources(block.step)
+            return tuple(BlockId(source, block.block, tile) for tile in sorted(self.tiles))
+        assert isinstance(stage, Derive | Summarise)
+        calendar = self.layout.product.layer(stage.reads[0]).calendar
+        margin = stage.margin_days if isinstance(stage, Derive) else 0
+        span = segment_span(self.layout, stage, block.block).on(calendar, margin_days=margin)
+        axis = self.layout.axes[calendar]
+        there = [number for number in axis.blocks_of(span) if number in axis.blocks]
+        makers = sorted({self._makers[path] for path in stage.reads})
+        return tuple(BlockId(maker, number, block.tile) for maker in makers for number in there)
+
+    def wanted(self, block: BlockId) -> Fingerprint:
+        """Return the fingerprint that a block should have, given what its inputs have now."""
+        stage = self._steps[block.step]
+        who = (self.identity, block.step)
+        if isinstance(stage, Observe):
+            scenes = self.index.scenes(block.tile, block.block)
+            if not scenes:
+                return NOTHING
+            told = [(day, [(s.id, s.revision) for s in ordered]) for day, ordered in scenes]
+            return digest(who, told, self._zone_digest(stage, block.tile))
+        recorded = [self.ledger.recorded(one) for one in self.inputs(block)]
+        if all(one == NOTHING for one in recorded):
+            return NOTHING
+        if self.is_total(block.step):
+            by_zone = isinstance(stage, Summarise) or getattr(stage, "by_zone", False)
+            return digest(who, recorded, self._all_zones() if by_zone else "")
+        if isinstance(stage, Summarise):
+            if not self.zones_of(block.tile):
+                return NOTHING
+            return digest(who, recorded, self._tile_zones(block.tile))
+        assert isinstance(stage, Derive)
+        return digest(who, recorded, self._zone_digest(stage, block.tile), self._rows(stage, block))
+
+    def observed(self, block: BlockId) -> tuple[int, ...]:
+        """Return the day slots with scenes over the tile within what a block reads."""
+        stage = self._steps[block.step]
+        assert isinstance(stage, Derive | Summarise)
+        if self.layout.product.layer(stage.reads[0]).calendar is not Calendar.DAY:
+            return ()
+        margin = stage.margin_days if isinstance(stage, Derive) else 0
+        about = segment_span(self.layout, stage, block.block)
+        span = about.on(Calendar.DAY, margin_days=margin)
+        return self.index.days(block.tile, span.start, span.stop)
+
+    def todo(self, step: str) -> list[BlockId]:
+        """Return the blocks of a step whose wanted fingerprint is not the recorded one."""
+        return [b for b in self.blocks(step) if self.wanted(b) != self.ledger.recorded(b)]
+
+    def expected(self) -> dict[str, list[BlockId]]:
+        """Return, before anything runs, the blocks that each step will have to do at most.
+
+        Later steps are said to be touched where anything they read is; a gathered
+        table that comes out as before will spare its readers.
+        """
+        touched: set[BlockId] = set()
+        found: dict[str, list[BlockId]] = {}
+        gathered: dict[str, set[int]] = {}
+        for step in self.steps:
+            stage = self._steps[step]
+            blocks = []
+            for block in self.blocks(step):
+                if isinstance(stage, Observe):
+                    is_touched = self.wanted(block) != self.ledger.recorded(block)
+                else:
+                    is_touched = any(one in touched for one in self.inputs(block))
+                    if isinstance(stage, Derive) and not is_touched:
+                        is_touched = any(
+                            block.block in gathered.get(table, ()) for table in stage.tables
+                        ) and bool(self.observed(block))
+                    if isinstance(stage, Summarise) and not self.is_total(step):
+                        is_touched = is_touched and bool(self.zones_of(block.tile))
+                    if not is_touched:
+                        is_touched = self.wanted(block) != self.ledger.recorded(block)
+                if is_touched:
+                    blocks.append(block)
+            touched.update(blocks)
+            if isinstance(stage, Gather):
+                gathered[step] = {block.block for block in blocks}
+            found[step] = blocks
+        return found
+
+    def _zone_digest(self, stage: Observe | Derive, tile: Tile) -> object:
+        if isinstance(stage, Observe):
+            uses_zones = any(table.by_zone for table in stage.tables)
+        else:
+            uses_zones = any(self._gather(name).by_zone for name in stage.tables)
+        return self._tile_zones(tile) if uses_zones else ""
+
+    def _gather(self, name: str) -> Gather:
+        stage = self.layout.product.stage(name)
+        assert isinstance(stage, Gather)
+        return stage
+
+    def _tile_zones(self, tile: Tile) -> list[tuple[int, str]]:
+        return [
+            (n, str(digest(shapely.to_wkb(self.zones[n], hex=True)))) for n in self.zones_of(tile)
+        ]
+
+    def _all_zones(self) -> list[str]:
+        return [str(digest(shapely.to_wkb(zone, hex=True))) for zone in self.zones]
+
+    def _rows(self, stage: Derive, block: BlockId) -> Mapping[str, str]:
+        """The gathered values that a block will read: equal values need no new work."""
+        rows = {}
+        start = self.layout.axes[Calendar.DAY].span.start
+        slots = np.array(self.observed(block), dtype=np.int64) - start
+        for name in stage.tables:
+            values = self.results[name][slots]
+            if self._gather(name).by_zone:
+                values = values[:, list(self.zones_of(block.tile))]
+            rows[name] = str(digest(np.ascontiguousarray(values).tobytes().hex()))
+        return rows

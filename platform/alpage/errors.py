@@ -1,0 +1,69 @@
+"""Every failure that alpage names. Catch `AlpageError` for all of them.
+
+A message says what was expected, what came and what to do. The command line
+exits with `exit_code`: 2 for a request that cannot be right, 1 for the rest.
+"""
+
+
+class AlpageError(Exception):
+    """Base of all failures of alpage."""
+
+    exit_code = 1
+
+
+class StudyError(AlpageError, ValueError):
+    """The study cannot be run as written: names the key, what was expected and what came."""
+
+    exit_code = 2
+
+
+class ProductError(AlpageError):
+    """A product breaks the contract of its own layers and stages."""
+
+
+class ArchiveError(AlpageError):
+    """The archive cannot be searched or answers with something that is not STAC."""
+
+
+class UntrustedHref(ArchiveError):
+    """An asset points outside the schemes, buckets and hosts that are allowed."""
+
+
+class SceneError(AlpageError):
+    """One scene cannot be used. The run quarantines it by name."""
+
+    def __init__(self, scene_id: str, reason: str) -> None:
+        super().__init__(scene_id, reason)
+        self.scene_id = scene_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"scene {self.scene_id}: {self.reason}"
+
+
+class StorageError(AlpageError):
+    """An object store refused, lacks a needed promise, or kept failing after retries."""
+
+
+class CubeError(AlpageError):
+    """The cube cannot take this study: another grid, product or version, or it is read-only."""
+
+
+class CubeBusy(CubeError):
+    """Another run holds this cube."""
+
+
+class LimitReached(AlpageError):
+    """A limit of the study was met: what is finished is committed, the rest is listed."""
+
+
+class BlockFailed(AlpageError):
+    """Blocks kept failing after their retries; the run names them and keeps what is done."""
+
+
+class GateFailed(AlpageError):
+    """A quality check refused the cube: names the check, the block and the values."""
+
+
+class ClusterError(AlpageError):
+    """The cluster could not be started, or was lost and could not be replaced."""

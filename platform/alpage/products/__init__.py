@@ -1,0 +1,1 @@
+"""Lakes, snow and vegetation: layers and stages, wiring science to the engine."""

@@ -1,0 +1,1 @@
+"""From a cube to a gated, immutable, published version."""

@@ -1,0 +1,1 @@
+"""HTTP: releases as static files."""

@@ -1,0 +1,33 @@
+"""What the operator sets, once for all studies: prices, trust, retries. Read from ALPAGE_*."""
+
+from functools import cache
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Settings of this installation, from environment variables that begin with ALPAGE_."""
+
+    model_config = SettingsConfigDict(env_prefix="ALPAGE_", frozen=True, extra="ignore")
+
+    cpu_hour_eur: float = Field(0.04, ge=0, description="Price of one core for one hour.")
+    thousand_gets_eur: float = Field(0.0004, ge=0, description="Price of 1000 read requests.")
+    thousand_puts_eur: float = Field(0.005, ge=0, description="Price of 1000 write requests.")
+    egress_gib_eur: float = Field(0.0, ge=0, description="Price of a GiB read from the archive.")
+    storage_gib_month_eur: float = Field(0.02, ge=0, description="Price of a GiB kept a month.")
+    block_retries: int = Field(3, ge=0, description="Times a failed block is tried again.")
+    commit_blocks: int = Field(64, ge=1, description="Most blocks in one commit.")
+    commit_seconds: float = Field(30.0, gt=0, description="Longest time between commits.")
+    allowed_hosts: tuple[str, ...] | None = Field(
+        None, description="Hosts imagery may come from; unset: any public one."
+    )
+    allowed_buckets: tuple[str, ...] | None = Field(
+        None, description="Buckets imagery may come from; unset: any."
+    )
+
+
+@cache
+def settings() -> Settings:
+    """Return the settings of this process."""
+    return Settings()

@@ -1,0 +1,1 @@
+"""A synthetic alpine valley whose lake, snow and vegetation are known exactly."""

@@ -1,0 +1,322 @@
+"""What a user asks for: one model, read from YAML."""
+
+import datetime as dt
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import shapely
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PrivateAttr,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+from shapely.geometry import box, shape
+from shapely.geometry.base import BaseGeometry
+
+from alpage.errors import ProductError, StudyError
+from alpage.product import Product
+
+BUILT_IN = ("vegetation", "snow", "lakes")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Period(_Strict):
+    """Days from the first to the last, both included."""
+
+    first: dt.date
+    last: dt.date
+
+    def __str__(self) -> str:
+        return f"{self.first}/{self.last}"
+
+
+def _period(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    parts = value.split("/")
+    if len(parts) != 2:
+        raise ValueError("expected two dates such as 2018-01-01/2018-12-31")
+    try:
+        first, last = (dt.date.fromisoformat(part.strip()) for part in parts)
+    except ValueError as error:
+        raise ValueError(f"expected dates such as 2018-01-01/2018-12-31: {error}") from error
+    if first > last:
+        raise ValueError(f"expected the first day before the last, {last} comes before {first}")
+    return Period(first=first, last=last)
+
+
+PeriodText = Annotated[
+    Period,
+    BeforeValidator(_period),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": r"^\d{4}-\d{2}-\d{2}/\d{4}-\d{2}-\d{2}$",
+            "examples": ["2018-01-01/2018-12-31"],
+        }
+    ),
+]
+
+
+class Area(_Strict):
+    """Where: a box in EPSG:4326 (west, south, east, north), or a GeoJSON file."""
+
+    bbox: tuple[float, float, float, float] | None = None
+    file: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "Area":
+        if (self.bbox is None) == (self.file is None):
+            raise ValueError("expected either bbox or file")
+        if self.bbox is not None:
+            west, south, east, north = self.bbox
+            if not (-180 <= west <= 180 and -180 <= east <= 180):
+                raise ValueError(f"longitudes must lie within -180..180, got {west} and {east}")
+            if not (-90 <= south < north <= 90):
+                raise ValueError(
+                    f"latitudes must rise from south to north within -90..90, got {south} to {north}"
+                )
+            if west >= east:
+                raise ValueError(
+                    f"west ({west}) must lie west of east ({east}); an area across the "
+                    "antimeridian is two studies, one on each side"
+                )
+        return self
+
+
+class GridChoice(_Strict):
+    """The cube's CRS and resolution (in units of the CRS); by default the scenes' own."""
+
+    crs: str | None = None
+    resolution: float | None = Field(None, gt=0)
+    tile_px: int = Field(512, ge=16, le=4096)
+    window_days: int = Field(192, ge=32, le=3840, multiple_of=32)
+
+    @field_validator("crs")
+    @classmethod
+    def _known_crs(cls, value: str | None) -> str | None:
+        from pyproj import CRS
+        from pyproj.exceptions import CRSError
+
+        if value is not None:
+            try:
+                crs = CRS.from_user_input(value)
+            except CRSError:
+                raise ValueError("expected a CRS such as EPSG:32631") from None
+            if not crs.is_projected:
+                raise ValueError("expected a projected CRS in metres, such as EPSG:32631")
+        return value
+
+
+class ClusterChoice(_Strict):
+    """The cluster that belongs to the run: processes of this machine, or a scheduler's address."""
+
+    kind: Literal["local", "address"] = "local"
+    workers: int = Field(2, ge=1, le=1024)
+    memory_gib: float = Field(2.0, gt=0.25, description="Memory of one worker.")
+    address: str | None = Field(None, description="For kind address: tcp://host:port.")
+
+    @model_validator(mode="after")
+    def _address_where_needed(self) -> "ClusterChoice":
+        if (self.kind == "address") != (self.address is not None):
+            raise ValueError("address goes with kind: address, and only with it")
+        return self
+
+
+class Limits(_Strict):
+    """Hard limits: a run that would pass them does not start, one that does pass them stops."""
+
+    read_gib: float | None = Field(None, gt=0)
+    blocks: int | None = Field(None, gt=0)
+    cost_eur: float | None = Field(None, gt=0)
+    hours: float | None = Field(None, gt=0)
+
+
+class Study(_Strict):
+    """One request: which product, where, when, from which archive into which cube."""
+
+    product: str = Field(description="vegetation, snow, lakes, or my_module:product.")
+    parameters: dict[str, Any] = Field(default_factory=dict, description="The product's own.")
+    area: Area
+    period: PeriodText
+    archive: str = Field(description="STAC collection.json, STAC API URL, or scenes.parquet.")
+    collection: str | None = Field(None, description="Collection of a STAC API.")
+    cube: str = Field(description="Folder or s3:// URL of the cube.")
+    release: str | None = Field(None, description="Where releases go; by default beside the cube.")
+    grid: GridChoice = GridChoice()
+    zones: str | None = Field(None, description="GeoJSON of areas for series, EPSG:4326.")
+    dem: str | None = Field(None, description="Elevation raster, metres.")
+    on_bad_scene: Literal["quarantine", "stop"] = "quarantine"
+    cluster: ClusterChoice = ClusterChoice()
+    limits: Limits = Limits()
+
+    _folder: Path = PrivateAttr(default_factory=Path.cwd)
+
+    @field_validator("product")
+    @classmethod
+    def _known_form(cls, value: str) -> str:
+        if value not in BUILT_IN and value.count(":") != 1:
+            raise ValueError(f"expected one of {', '.join(BUILT_IN)}, or my_module:product")
+        return value
+
+    @field_validator("cube", "archive")
+    @classmethod
+    def _not_empty(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("expected a path or URL")
+        return value
+
+    @property
+    def folder(self) -> Path:
+        """Where the study's relative paths start."""
+        return self._folder
+
+    def locate(self, path: str) -> str:
+        """Return a path or URL of the study; relative ones are taken from the study's folder."""
+        if "://" in path:
+            return path
+        return str((self._folder / Path(path).expanduser()).resolve())
+
+    def load_product(self) -> Product:
+        """Return the product that the study names.
+
+        Raises StudyError where there is none of that name.
+        """
+        if self.product in BUILT_IN:
+            module_name, attribute = f"alpage.products.{self.product}", self.product
+        else:
+            module_name, attribute = self.product.split(":")
+            if str(self._folder) not in sys.path:
+                sys.path.insert(0, str(self._folder))
+        try:
+            found = getattr(importlib.import_module(module_name), attribute)
+        except ModuleNotFoundError as error:
+            raise StudyError(
+                f"product: expected a module beside the study or on the path, "
+                f"got {self.product!r}: {error}"
+            ) from error
+        except AttributeError as error:
+            raise StudyError(
+                f"product: module {module_name} has no object named {attribute!r}"
+            ) from error
+        except ProductError as error:
+            raise StudyError(f"product: {self.product} is not well formed: {error}") from error
+        if not isinstance(found, Product):
+            raise StudyError(
+                f"product: expected a Product at {self.product}, got {type(found).__name__}"
+            )
+        return found
+
+    def load_parameters(self, product: Product) -> BaseModel:
+        """Return the study's parameters, checked by the product."""
+        try:
+            return product.parameters.model_validate(self.parameters)
+        except ValidationError as error:
+            raise StudyError(_sentence(error, prefix="parameters.")) from error
+
+    def geometry(self) -> BaseGeometry:
+        """Return the area in EPSG:4326.
+
+        Raises StudyError where the file holds no surface.
+        """
+        if self.area.bbox is not None:
+            return box(*self.area.bbox)
+        return shapely.union_all(
+            [geometry for geometry, _ in self.read_features("area.file", str(self.area.file))]
+        )
+
+    def read_features(self, key: str, path: str) -> list[tuple[BaseGeometry, dict[str, Any]]]:
+        """Return the polygons of a GeoJSON file with their properties."""
+        where = self.locate(path)
+        try:
+            content = json.loads(Path(where).read_text())
+        except FileNotFoundError:
+            raise StudyError(f"{key}: expected a GeoJSON file, there is none at {where}") from None
+        except (OSError, ValueError) as error:
+            raise StudyError(f"{key}: expected GeoJSON at {where}: {error}") from error
+        features = content.get("features", [content]) if isinstance(content, dict) else []
+        surfaces = []
+        for number, feature in enumerate(features):
+            geometry = feature.get("geometry", feature)
+            if not geometry or not geometry.get("coordinates"):
+                raise StudyError(f"{key}: feature {number} of {where} has no geometry")
+            surface = shapely.make_valid(shape(geometry))
+            if surface.is_empty or surface.area == 0:
+                raise StudyError(
+                    f"{key}: feature {number} of {where} is expected to be a polygon, "
+                    f"got {geometry.get('type')} without a surface"
+                )
+            x0, y0, x1, y1 = surface.bounds
+            if x0 < -180 or x1 > 180 or y0 < -90 or y1 > 90:
+                raise StudyError(
+                    f"{key}: expected longitudes and latitudes (EPSG:4326) in {where}, "
+                    f"got coordinates such as {x0:.0f}, {y0:.0f}"
+                )
+            properties = dict(feature.get("properties") or {})
+            if "id" in feature:
+                properties.setdefault("id", feature["id"])
+            surfaces.append((surface, properties))
+        if not surfaces:
+            raise StudyError(f"{key}: expected at least one polygon, {where} has none")
+        return surfaces
+
+
+def read_study(path: str | Path) -> Study:
+    """Return the study of a YAML file; its relative paths start from the file's folder.
+
+    Raises StudyError with one sentence that names the key.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise StudyError(f"study: there is no file {path}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise StudyError(f"study: {path} is not readable YAML: {error}") from error
+    return make_study(content, folder=path.resolve().parent)
+
+
+def make_study(content: Any, *, folder: Path | None = None) -> Study:
+    """Return a checked study from a mapping.
+
+    >>> make_study({"product": "moss"})
+    Traceback (most recent call last):
+    alpage.errors.StudyError: product: expected one of vegetation, snow, lakes, or my_module:product, got 'moss'
+    """
+    if not isinstance(content, dict):
+        raise StudyError(f"study: expected keys and values, got {type(content).__name__}")
+    try:
+        study = Study.model_validate(content)
+    except ValidationError as error:
+        raise StudyError(_sentence(error)) from error
+    if folder is not None:
+        study._folder = folder
+    return study
+
+
+def _sentence(error: ValidationError, prefix: str = "") -> str:
+    first = error.errors(include_url=False)[0]
+    key = prefix + ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        return f"{key}: this key is not known; see `alpage schema` for those that are"
+    if first["type"] == "missing":
+        return f"{key}: expected a value, the study has none"
+    came = first["input"]
+    text = repr(came)
+    return f"{key}: {message}, got {text if len(text) <= 80 else type(came).__name__}"

@@ -1,0 +1,270 @@
+"""The way of the data, one function a verb: search, plan, run, status, history, rollback, release.
+
+Each is a whole step that also a flow or a notebook calls. None prints.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import geopandas
+
+from alpage.archive.scenes import SceneList
+from alpage.archive.search import SearchResult, search_archive
+from alpage.clusters import open_cluster
+from alpage.cube.layout import Axis, Layout
+from alpage.cube.ledger import digest, read_costs
+from alpage.cube.reader import open_cube
+from alpage.cube.store import MAIN, CubeStore, held, local_path
+from alpage.engine.plan import Plan, make_plan
+from alpage.engine.run import Progress, Run, RunReport, finish
+from alpage.errors import CubeError
+from alpage.grid import Grid
+from alpage.release.gate import check_cube
+from alpage.release.publish import Release, publish_release
+from alpage.settings import settings
+from alpage.study import Study
+
+
+def search(study: Study) -> SearchResult:
+    """Return the scenes of a study's area and period, duplicates dropped, bad items by name."""
+    return search_archive(
+        study.locate(study.archive),
+        collection=study.collection,
+        geometry=study.geometry(),
+        period=(study.period.first, study.period.last),
+    )
+
+
+def plan(study: Study, found: SearchResult | None = None) -> Plan:
+    """Return what a run of the study would do and cost. Writes nothing.
+
+    Raises LimitReached where it would pass a limit of the study.
+    """
+    made, _ = _plan(study, found)
+    made.bill.check(study.limits)
+    return made
+
+
+def run(
+    study: Study,
+    found: SearchResult | None = None,
+    *,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_plan: Callable[[Plan], None] = lambda plan: None,
+) -> RunReport:
+    """Bring the study's cube up to date with its archive and show it to readers.
+
+    Does only what is not recorded as done. An interrupted run is resumed from
+    its last commit. Raises AlpageError; the cube that readers see is then as
+    it was.
+    """
+    url = study.locate(study.cube)
+    with held(url):
+        made, branch = _plan(study, found)
+        made.bill.check(study.limits)
+        on_plan(made)
+        scenes_digest = made.scenes.digest
+        if _is_done(made, branch, scenes_digest):
+            return RunReport(
+                url,
+                scenes=len(made.scenes) - len(made.quarantined),
+                quarantined=dict(made.quarantined),
+                snapshot=made.base,
+            )
+        store = CubeStore.open(url) if CubeStore.exists(url) else CubeStore.create(url)
+        made.base = store.tip()
+        if branch is None:
+            branch = _branch_name(study)
+            if branch in store.branches():
+                store.drop_branch(branch)
+            store.start_branch(branch, made.base)
+        with open_cluster(study.cluster) as client:
+            work = Run(made, client, store, branch, settings(), on_progress)
+            work.execute()
+        made.scenes.freeze(scenes_path(url, scenes_digest))
+        previous = store.read() if store.about() is not None else None
+        finish(
+            work,
+            scenes_digest,
+            lambda root: check_cube(root, made.layout, previous).to_json(),
+        )
+        return work.report
+
+
+def status(study: Study) -> dict[str, Any]:
+    """Return what the study's cube holds: blocks and cost by step, unfinished runs, last report."""
+    url = study.locate(study.cube)
+    store = CubeStore.open(url)
+    about = store.about()
+    answer: dict[str, Any] = {
+        "cube": url,
+        "published": about is not None,
+        "unfinished_runs": sorted(store.branches() - {MAIN}),
+    }
+    branch = next(iter(sorted(store.branches() - {MAIN})), None)
+    if about is None and branch is not None:
+        about = store.about(branch=branch)
+    if about is None:
+        return answer
+    on = MAIN if answer["published"] else str(branch)
+    answer |= {key: about.get(key) for key in ("product", "version", "period", "quarantined")}
+    answer["steps"] = read_costs(store.read(branch=on), _layout_of(study, about))
+    last = next(store.versions(), None)
+    if last is not None:
+        answer["snapshot"] = last.snapshot
+        answer["last_run"] = last.metadata.get("report")
+    return answer
+
+
+def history(cube: str) -> list[dict[str, Any]]:
+    """Return the states of a cube that readers have seen, newest first."""
+    return [
+        {
+            "snapshot": version.snapshot,
+            "written_at": version.written_at.isoformat(),
+            "message": version.message,
+            "blocks": version.metadata["report"]["blocks_done"],
+            "scenes": version.metadata["report"]["scenes"],
+        }
+        for version in CubeStore.open(cube).versions()
+    ]
+
+
+def rollback(cube: str, snapshot: str | None = None) -> str:
+    """Show readers an earlier state of a cube, by default the one before; returns its snapshot.
+
+    Raises CubeError where there is no such state.
+    """
+    with held(cube):
+        store = CubeStore.open(cube)
+        seen = [version.snapshot for version in store.versions()]
+        if snapshot is None:
+            if len(seen) < 2:
+                raise CubeError(f"cube: {cube} has no state before the one that readers see")
+            snapshot = seen[1]
+        if snapshot not in seen:
+            raise CubeError(
+                f"cube: {cube} never showed readers {snapshot}; `alpage history` lists its states"
+            )
+        store.move_main(snapshot, expected=store.tip())
+        return snapshot
+
+
+def release(study: Study) -> Release:
+    """Publish what readers of the study's cube see as an immutable release.
+
+    Raises GateFailed; what was released before is then as it was.
+    """
+    url = study.locate(study.cube)
+    store = CubeStore.open(url)
+    about = store.about()
+    if about is None:
+        raise CubeError(f"cube: nothing was published at {url} yet; `alpage run` does")
+    check_cube(store.read(), _layout_of(study, about), None)
+    destination = study.locate(study.release) if study.release else f"{url}.release"
+    return publish_release(
+        url,
+        store.tip(),
+        destination,
+        scenes=recorded_scenes(url, about),
+        product=study.load_product(),
+        zones=[feature for feature in _zone_features(study)],
+    )
+
+
+def series(
+    study: Study, *, calendar: str | None = None, zone: str | None = None
+) -> geopandas.pd.DataFrame:
+    """Return the series of a study's cube as a table: zone, time, one column a series."""
+    cube = open_cube(study.locate(study.cube))
+    calendars = cube.zone_calendars
+    if not calendars:
+        raise CubeError(f"cube: {study.cube} holds no series")
+    chosen = calendar or calendars[0]
+    if chosen not in calendars:
+        raise CubeError(f"calendar: expected one of {', '.join(calendars)}, got {chosen!r}")
+    table = cube.zones(chosen).drop_vars("zone_area").to_dataframe().reset_index()
+    if zone is not None:
+        if zone not in set(table["zone"]):
+            raise CubeError(f"zone: expected one of {', '.join(sorted(set(table['zone'])))}")
+        table = table[table["zone"] == zone]
+    values = [c for c in table.columns if c not in ("zone", "time", "zone_name", "zone_area")]
+    return table.dropna(subset=values, how="all").sort_values(["zone", "time"])
+
+
+def scenes_path(cube: str, scenes_digest: str) -> Path:
+    """Return where the frozen scene list of a cube lies, named by its content."""
+    folder = local_path(cube).with_name(local_path(cube).name + ".scenes")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{scenes_digest[:32]}.parquet"
+
+
+def recorded_scenes(cube: str, about: dict[str, Any]) -> SceneList | None:
+    """Return the scenes that a cube was built from."""
+    if "scenes" not in about:
+        return None
+    path = scenes_path(cube, about["scenes"])
+    if not path.exists():
+        raise CubeError(
+            f"cube: its scene list {path} is gone; restore it, or build the cube anew elsewhere"
+        )
+    return SceneList.load(path)
+
+
+@dataclass(frozen=True)
+class _Resumed:
+    store: CubeStore
+    branch: str
+
+
+def _plan(study: Study, found: SearchResult | None) -> tuple[Plan, str | None]:
+    """The plan, and the branch of the interrupted run that it goes on from, if any."""
+    study.load_parameters(study.load_product())
+    found = found or search(study)
+    url = study.locate(study.cube)
+    if not CubeStore.exists(url):
+        return make_plan(study, found.scenes, store=None), None
+    store = CubeStore.open(url)
+    about = store.about()
+    recorded = recorded_scenes(url, about) if about is not None else None
+    branch = _branch_name(study)
+    resumes = store.continues(branch) and store.about(branch=branch) is not None
+    made = make_plan(
+        study,
+        found.scenes,
+        store=store,
+        branch=branch if resumes else MAIN,
+        recorded_scenes=recorded,
+    )
+    return made, branch if resumes else None
+
+
+def _is_done(made: Plan, branch: str | None, scenes_digest: str) -> bool:
+    return (
+        branch is None
+        and made.before is not None
+        and made.bill.n_blocks == 0
+        and not made.zones_changed
+        and dict(made.before.axes) == dict(made.layout.axes)
+        and made.recorded_digest == scenes_digest
+    )
+
+
+def _branch_name(study: Study) -> str:
+    """The branch of a study's run: the same after a crash, so that it is found again."""
+    told = study.model_dump(mode="json", exclude={"cluster", "limits", "release"})
+    high, low = digest(told)
+    return f"run-{high:016x}{low:016x}"
+
+
+def _layout_of(study: Study, about: dict[str, Any]) -> Layout:
+    axes = (Axis.from_json(calendar, axis) for calendar, axis in about["axes"].items())
+    return Layout(
+        study.load_product(),
+        Grid.from_json(about["grid"]),
+        {axis.calendar: axis for axis in axes},
+        (),
+        {},
+    )

@@ -159,10 +159,11 @@ def release(study: StudyFile, as_json: AsJson = False) -> None:
     """Publish what readers of the cube see as an immutable release."""
     made = verbs.release(read_study(study))
     if as_json:
-        _print_json(made.to_json())
+        _print_json(vars(made))
         return
-    out.print(f"released {made.id} at {made.url}", highlight=False)
-    out.print(f"catalogue: {made.pointer}", highlight=False)
+    told = "released" if made.written else "was released already:"
+    out.print(f"{told} {made.id} at {made.url}", highlight=False, soft_wrap=True)
+    out.print(f"catalogue: {made.collection}", highlight=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: alpage series study.yaml --zone lake --out lake.csv")

@@ -47,7 +47,7 @@ def open_cluster(choice: ClusterChoice) -> Iterator[Client]:
                         processes=True,
                         host="127.0.0.1",
                         memory_limit=int(choice.memory_gib * 2**30),
-                        dashboard_address=None,
+                        dashboard_address="127.0.0.1:0",
                         local_directory=scratch,
                         silence_logs=50,
                     )

@@ -192,6 +192,19 @@ class Study(_Strict):
             return path
         return str((self._folder / Path(path).expanduser()).resolve())
 
+    def resolved(self) -> "Study":
+        """Return the study with every path absolute, to be read from anywhere."""
+        moved = {
+            key: self.locate(value)
+            for key in ("archive", "cube", "release", "zones", "dem")
+            if (value := getattr(self, key)) is not None
+        }
+        if self.area.file is not None:
+            moved["area"] = Area(file=self.locate(self.area.file))
+        study = self.model_copy(update=moved)
+        study._folder = self._folder
+        return study
+
     def load_product(self) -> Product:
         """Return the product that the study names.
 
@@ -239,6 +252,25 @@ class Study(_Strict):
         return shapely.union_all(
             [geometry for geometry, _ in self.read_features("area.file", str(self.area.file))]
         )
+
+    def zone_geometries(self) -> dict[str, BaseGeometry]:
+        """Return the outlines of the zones by id, EPSG:4326; without a file, the whole area."""
+        return {identifier: geometry for identifier, _, geometry in self.read_zones()}
+
+    def read_zones(self) -> list[tuple[str, str, BaseGeometry]]:
+        """Return id, name and outline (EPSG:4326) of each zone.
+
+        Raises StudyError where ids repeat.
+        """
+        if self.zones is None:
+            return [("area", "whole area", self.geometry())]
+        zones = []
+        for number, (geometry, properties) in enumerate(self.read_features("zones", self.zones)):
+            identifier = str(properties.get("id", number))
+            zones.append((identifier, str(properties.get("name", identifier)), geometry))
+        if len({identifier for identifier, _, _ in zones}) != len(zones):
+            raise StudyError(f"zones: expected every feature of {self.zones} to have its own id")
+        return zones
 
     def read_features(self, key: str, path: str) -> list[tuple[BaseGeometry, dict[str, Any]]]:
         """Return the polygons of a GeoJSON file with their properties."""

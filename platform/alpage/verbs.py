@@ -4,11 +4,10 @@ Each is a whole step that also a flow or a notebook calls. None prints.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import geopandas
+import pandas as pd
 
 from alpage.archive.scenes import SceneList
 from alpage.archive.search import SearchResult, search_archive
@@ -23,6 +22,7 @@ from alpage.errors import CubeError
 from alpage.grid import Grid
 from alpage.release.gate import check_cube
 from alpage.release.publish import Release, publish_release
+from alpage.release.stac import About
 from alpage.settings import settings
 from alpage.study import Study
 
@@ -162,35 +162,34 @@ def release(study: Study) -> Release:
     about = store.about()
     if about is None:
         raise CubeError(f"cube: nothing was published at {url} yet; `alpage run` does")
-    check_cube(store.read(), _layout_of(study, about), None)
+    check_cube(store.read(), _layout_of(study, about))
     destination = study.locate(study.release) if study.release else f"{url}.release"
-    return publish_release(
-        url,
-        store.tip(),
-        destination,
-        scenes=recorded_scenes(url, about),
-        product=study.load_product(),
-        zones=[feature for feature in _zone_features(study)],
+    scenes = recorded_scenes(url, about)
+    if scenes is not None:
+        scenes = scenes.without(about["quarantined"])
+    product = study.load_product()
+    told = About(
+        id=local_path(url).name,
+        title=product.title or product.name,
+        archive=study.archive,
+        preview=product.preview,
+        zones=study.zone_geometries(),
     )
+    return publish_release(url, store.tip(), destination, scenes=scenes, about=told)
 
 
 def series(
     study: Study, *, calendar: str | None = None, zone: str | None = None
-) -> geopandas.pd.DataFrame:
+) -> pd.DataFrame:
     """Return the series of a study's cube as a table: zone, time, one column a series."""
     cube = open_cube(study.locate(study.cube))
-    calendars = cube.zone_calendars
-    if not calendars:
-        raise CubeError(f"cube: {study.cube} holds no series")
-    chosen = calendar or calendars[0]
-    if chosen not in calendars:
-        raise CubeError(f"calendar: expected one of {', '.join(calendars)}, got {chosen!r}")
+    chosen = calendar or next(iter(cube.series_calendars), "day")
     table = cube.zones(chosen).drop_vars("zone_area").to_dataframe().reset_index()
     if zone is not None:
         if zone not in set(table["zone"]):
             raise CubeError(f"zone: expected one of {', '.join(sorted(set(table['zone'])))}")
         table = table[table["zone"] == zone]
-    values = [c for c in table.columns if c not in ("zone", "time", "zone_name", "zone_area")]
+    values = [name for name in table.columns if name not in ("zone", "time", "zone_name")]
     return table.dropna(subset=values, how="all").sort_values(["zone", "time"])
 
 
@@ -211,12 +210,6 @@ def recorded_scenes(cube: str, about: dict[str, Any]) -> SceneList | None:
             f"cube: its scene list {path} is gone; restore it, or build the cube anew elsewhere"
         )
     return SceneList.load(path)
-
-
-@dataclass(frozen=True)
-class _Resumed:
-    store: CubeStore
-    branch: str
 
 
 def _plan(study: Study, found: SearchResult | None) -> tuple[Plan, str | None]:

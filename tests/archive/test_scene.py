@@ -10,8 +10,11 @@ from typing import Any
 
 import pystac
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from alpage.archive.scene import describe
+from alpage.archive.scene import Scene, describe
+from alpage.archive.scenes import canonical
 from alpage.archive.sensors import SENSORS, recognise
 from alpage.errors import SceneError
 
@@ -272,3 +275,57 @@ def test_sensor_table() -> None:
 def test_times_are_utc(items: Any) -> None:
     real = broken(items(EARTH_SEARCH)[0], datetime="2020-02-19T12:34:25.405+01:00")
     assert describe(real).datetime == datetime(2020, 2, 19, 11, 34, 25, 405000, tzinfo=UTC)
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=6,
+)
+numbers = st.floats().map(lambda number: [{"offset": number, "scale": number, "nodata": number}])
+places = st.sampled_from(
+    [
+        ("id",),
+        ("collection",),
+        ("geometry",),
+        ("geometry", "type"),
+        ("geometry", "coordinates"),
+        ("bbox",),
+        ("links",),
+        ("properties",),
+        ("properties", "datetime"),
+        ("properties", "updated"),
+        ("properties", "platform"),
+        ("properties", "proj:epsg"),
+        ("properties", "s2:processing_baseline"),
+        ("properties", "earthsearch:boa_offset_applied"),
+        ("properties", "grid:code"),
+        ("assets",),
+        ("assets", "red"),
+        ("assets", "red", "href"),
+        ("assets", "red", "raster:bands"),
+        ("assets", "scl", "type"),
+    ]
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.lists(st.tuples(places, anything | numbers), min_size=1, max_size=3))
+def test_whatever_an_item_holds_it_is_a_scene_or_refused(
+    items: Any, changes: list[tuple[tuple[Any, ...], Any]]
+) -> None:
+    item = copy.deepcopy(items(EARTH_SEARCH)[0])
+    for path, value in changes:
+        holder: Any = item
+        for step in path[:-1]:
+            holder = holder.get(step) if isinstance(holder, dict) else None
+        if isinstance(holder, dict):
+            holder[path[-1]] = value
+    try:
+        scene = describe(item, "https://example.org/item.json")
+    except SceneError:
+        return
+    assert isinstance(scene, Scene)
+    assert scene.solar_day
+    table = canonical(item, "https://example.org/item.json", scene.footprint.bounds)
+    assert describe(table).revision == scene.revision

@@ -177,6 +177,17 @@ def test_trees_of_catalogues(items: Any, tmp_path: Path) -> None:
     assert {s.id for s in one.scenes.scenes} == {i["id"] for i in site2}
 
 
+def test_a_catalogue_of_bare_items_is_filtered_by_what_they_say(items: Any, tmp_path: Path) -> None:
+    features = items(SITE2)
+    features[0]["collection"] = "other"
+    write_collection(tmp_path, features)
+    links = [{"rel": "item", "href": f"./{number}.json"} for number in range(len(features))]
+    root = tmp_path / "catalog.json"
+    root.write_text(json.dumps({"type": "Catalog", "id": "root", "links": links}))
+    found = search_archive(str(root), collection="other", geometry=AFRICA, period=SUMMER)
+    assert [scene.id for scene in found.scenes.scenes] == [features[0]["id"]]
+
+
 def test_reprocessed_scenes_are_replaced(items: Any, tmp_path: Path) -> None:
     old = items(SITE2)[0]
     new = json.loads(json.dumps(old))

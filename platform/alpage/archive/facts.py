@@ -4,6 +4,7 @@ Fields that an item lacks come back as empty strings (None for the CRS): archive
 only the time, the place and the imagery are indispensable.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -23,6 +24,8 @@ _MGRS = re.compile(r"(?:MGRS-)?T?(?P<zone>\d{1,2})(?P<square>[C-X][A-Z]{2})$")
 _SHORT_PLATFORM = re.compile(r"s2([a-d])")
 _UPDATED_KEYS = ("updated", "s2:generation_time", "processing:datetime", "created")
 
+_FIRST_YEAR, _LAST_YEAR = 1957, 2200
+
 Item = Mapping[str, Any]
 
 
@@ -38,8 +41,8 @@ def text(item: Item, *keys: str) -> str:
     >>> text({"properties": {"landsat:wrs_path": 81}}, "none", "landsat:wrs_path")
     '81'
     """
-    found = properties(item)
-    return next((str(found[key]) for key in keys if found.get(key) not in (None, "")), "")
+    values = (properties(item).get(key) for key in keys)
+    return next((str(v) for v in values if isinstance(v, (str, int, float)) and v != ""), "")
 
 
 def platform(item: Item) -> str:
@@ -83,9 +86,12 @@ def parse_time(raw: str) -> datetime:
     """
     try:
         when = str_to_datetime(raw)
+        when = when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
     except (OverflowError, ValueError) as error:
         raise ValueError(f"{raw[:40]!r} is not a time") from error
-    return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
+    if not _FIRST_YEAR <= when.year <= _LAST_YEAR:
+        raise ValueError(f"{raw[:40]!r} is no time of a satellite")
+    return when
 
 
 def baseline(item: Item) -> str:
@@ -189,7 +195,7 @@ def epsg(holder: Mapping[str, Any]) -> int | None:
     number = code.removeprefix("EPSG:") if code.startswith("EPSG:") else holder.get("proj:epsg")
     try:
         return int(number) if number else None
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return None
 
 
@@ -205,7 +211,7 @@ def raster_band(asset: Mapping[str, Any], key: str) -> float | None:
         if isinstance(listed, list) and len(listed) == 1 and isinstance(listed[0], Mapping):
             values += [listed[0].get(f"raster:{key}"), listed[0].get(key)]
     numbers = (v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool))
-    return next((float(value) for value in numbers), None)
+    return next((float(value) for value in numbers if math.isfinite(value)), None)
 
 
 def checksum(asset: Mapping[str, Any]) -> str:

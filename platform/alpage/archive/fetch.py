@@ -86,7 +86,7 @@ class TrustedIO(StacApiIO):  # type: ignore[misc]
         """Return a JSON object. Raises what `read_bytes` does, and ArchiveError if it is none."""
         try:
             document = json.loads(self.read_bytes(href))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ArchiveError(f"{mask(href)} is not JSON: {error}") from error
         if not isinstance(document, dict):
             raise ArchiveError(f"{mask(href)} holds no JSON object")

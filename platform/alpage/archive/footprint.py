@@ -10,6 +10,8 @@ from shapely.geometry import box, shape
 from shapely.geometry.base import BaseGeometry
 
 _HALF_TURN = 180.0
+# What shapely raises on a mapping that is no GeoJSON depends on where it stumbles.
+_BROKEN = (AttributeError, LookupError, TypeError, ValueError, shapely.errors.ShapelyError)
 
 
 def read_footprint(geojson: Mapping[str, Any] | None) -> BaseGeometry:
@@ -31,7 +33,7 @@ def read_footprint(geojson: Mapping[str, Any] | None) -> BaseGeometry:
         raise ValueError("it has no geometry")
     try:
         raw = shapely.force_2d(shape(dict(geojson)))
-    except (AttributeError, KeyError, TypeError, ValueError, shapely.errors.ShapelyError) as error:
+    except _BROKEN as error:
         raise ValueError(f"its geometry is not GeoJSON ({error})") from error
     if raw.is_empty or not np.isfinite(raw.bounds).all():
         raise ValueError("its geometry is empty")

@@ -90,6 +90,11 @@ def describe(item: pystac.Item | Mapping[str, Any], base_href: str | None = None
         base_href = base_href or item.get_self_href()
         item = item.to_dict(include_self_link=False, transform_hrefs=False)
     name = str(item.get("id") or "(without id)")
+    assets_told = item.get("assets") or {}
+    if not isinstance(assets_told, Mapping) or not all(
+        isinstance(asset, Mapping) for asset in assets_told.values()
+    ):
+        raise SceneError(name, "its assets are no mapping of names to assets")
     sensor = recognise(item)
     if sensor is None:
         raise SceneError(name, _unknown(item))

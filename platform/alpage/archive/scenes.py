@@ -57,7 +57,7 @@ class SceneList:
     @classmethod
     def of(cls, pairs: Iterable[tuple[Scene, Mapping[str, Any]]]) -> "SceneList":
         """Return the list of these scenes with their items, sorted."""
-        ordered = sorted(pairs, key=lambda pair: (pair[0].datetime, pair[0].id))
+        ordered = sorted(pairs, key=lambda pair: (pair[0].datetime, pair[0].id, pair[0].collection))
         return cls(tuple(scene for scene, _ in ordered), tuple(item for _, item in ordered))
 
     @property
@@ -119,12 +119,15 @@ class SceneList:
 
 
 def canonical(item: Mapping[str, Any], base_href: str | None, bounds: tuple[float, ...]) -> Any:
-    """Return a copy of a STAC item fit for a table: whole hrefs, times in UTC, nothing empty.
+    """Return a copy of a scene's item fit for a table: whole hrefs, times in UTC, nothing empty.
 
     ``bounds`` (west, south, east, north) stand in for a missing or three-dimensional bbox.
     """
     copy: dict[str, Any] = _pruned(item)
-    for holder in (*copy.get("assets", {}).values(), *copy.get("links", ())):
+    links = copy.get("links")
+    listed = links if isinstance(links, list) else []
+    copy["links"] = [link for link in listed if isinstance(link, dict) and "href" in link]
+    for holder in (*copy["assets"].values(), *copy["links"]):
         if isinstance(holder.get("href"), str):
             holder["href"] = absolute_href(holder["href"], base_href)
     # A table keeps properties beside the item's own fields: what both name, only one can have.
@@ -142,7 +145,6 @@ def canonical(item: Mapping[str, Any], base_href: str | None, bounds: tuple[floa
     copy["bbox"] = [float(edge) for edge in bbox]
     copy.setdefault("type", "Feature")
     copy.setdefault("stac_version", "1.0.0")
-    copy.setdefault("links", [])
     return copy
 
 

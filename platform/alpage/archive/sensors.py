@@ -43,7 +43,8 @@ class Sensor:
         """Return the name of the asset that holds a band in this item, or None."""
         assets = item.get("assets") or {}
         names = self.bands[band].assets
-        return next((name for name in names if (assets.get(name) or {}).get("href")), None)
+        hrefs = ((name, (assets.get(name) or {}).get("href")) for name in names)
+        return next((name for name, href in hrefs if href and isinstance(href, str)), None)
 
     def resolution_m(self, bands: tuple[str, ...]) -> float:
         """Return the finest native resolution among the bands, in metres.

@@ -48,8 +48,11 @@ class Wanted:
 
     @property
     def instants(self) -> tuple[datetime, datetime]:
-        """UTC bounds that hold every scene of these solar days, whatever its longitude."""
-        margin = timedelta(hours=12)
+        """UTC bounds that hold every scene of these solar days, whatever its longitude.
+
+        Half a day would do, but for items whose hour is not told and stands at midnight.
+        """
+        margin = timedelta(days=1)
         start = datetime.combine(self.first, time.min, UTC) - margin
         return start, datetime.combine(self.last, time.max, UTC) + margin
 
@@ -113,7 +116,9 @@ class StaticSource:
                     self.extents.append(_tell_extent(document))
                     if wanted.collection not in (None, document.get("id")):
                         continue
-                yield from pool.map(self._read_item, _linked(document, href, "item"))
+                for record in pool.map(self._read_item, _linked(document, href, "item")):
+                    if is_collection or _is_of(record.item, wanted.collection):
+                        yield record
                 for child in _linked(document, href, "child"):
                     if child in seen:
                         continue
@@ -166,7 +171,15 @@ class ApiSource:
                 yield Record(
                     str(item.get("id") or "(without id)"), _self_href(item, self.archive), item
                 )
-        except (APIError, OSError, NotImplementedError, TypeError, KeyError, ValueError) as error:
+        except (
+            APIError,
+            AttributeError,
+            KeyError,
+            NotImplementedError,
+            OSError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise ArchiveError(
                 f"{mask(self.archive)} cannot be searched: {type(error).__name__}"
             ) from error
@@ -186,7 +199,6 @@ class ParquetSource:
 
     archive: str
     io: TrustedIO
-    count: int = 0
 
     def records(self, wanted: Wanted) -> Iterator[Record]:
         """Yield the items of the period, and those that name no time."""
@@ -195,7 +207,7 @@ class ParquetSource:
         chosen = when.is_null() | ((when >= pa.scalar(start)) & (when <= pa.scalar(end)))
         source = pa.BufferReader(self.io.read_bytes(self.archive))
         for item in read_items(source, mask(self.archive), chosen):
-            if wanted.collection in (None, item.get("collection")):
+            if _is_of(item, wanted.collection):
                 yield Record(str(item.get("id") or "(without id)"), self.archive, item)
 
     def extent(self) -> str:
@@ -210,6 +222,10 @@ class ParquetSource:
         )
         names = ", ".join(sorted({str(item.get("collection")) for item in items}))
         return f"{names}: {_tell_bounds(bounds.tolist())}, {times[0]} to {times[-1]}"
+
+
+def _is_of(item: Mapping[str, Any] | None, collection: str | None) -> bool:
+    return item is None or collection in (None, item.get("collection"))
 
 
 def _linked(document: Mapping[str, Any], href: str, relation: str) -> list[str]:

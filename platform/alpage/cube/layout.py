@@ -265,7 +265,8 @@ def _write_coordinates(group: zarr.Group, grid: Grid, axis: Axis) -> None:
             dimension_names=("time",),
             attributes={"long_name": "number of scenes acquired on this day", "units": "1"},
         )
-    group.attrs["grid_mapping"] = "spatial_ref"
+    auxiliary = ["spatial_ref", *(["observed"] if axis.calendar is Calendar.DAY else [])]
+    group.attrs["coordinates"] = " ".join(auxiliary)
 
 
 def _write_time(group: zarr.Group, axis: Axis) -> None:
@@ -431,6 +432,7 @@ def _create_series(root: zarr.Group, layout: Layout, stage: Summarise, axis: Axi
     if "time" not in group:
         _write_time(group, axis)
         _write_zones(group, layout.zones)
+        group.attrs["coordinates"] = "zone_name zone_area"
     for series in stage.series:
         group.create_array(
             series.name,

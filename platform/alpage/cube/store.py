@@ -21,7 +21,7 @@ from alpage.errors import CubeBusy, CubeError, StorageError
 
 MAIN = "main"
 # Icechunk warns of local folders on stderr at every open; the lock below is the answer to it.
-os.environ.setdefault("ICECHUNK_LOG", "error")
+icechunk.set_logs_filter("error")
 
 
 @dataclass(frozen=True)

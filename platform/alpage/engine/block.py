@@ -141,7 +141,7 @@ def _observe(
     statistics = _Statistics(stage.layers)
     per_batch = max(1, shared.batch_px // (geobox.shape.y * geobox.shape.x))
     with ThreadPoolExecutor(FETCH_THREADS) as pool:
-        for batch in batched(task.days, per_batch, strict=False):
+        for batch in batched(task.days, per_batch):
             imagery = read_days(batch, stage.bands, geobox, pool, counters)
             clock.lap("read")
             found = stage.function(

@@ -56,7 +56,7 @@ def place_of(href: str, plain_http_hosts: frozenset[str] = frozenset()) -> Place
     if VIRTUAL.match(href):
         raise _refusal(href, "GDAL virtual paths are not opened: give a URL or a path")
     if "://" not in href:
-        if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", href):
+        if re.match(r"[A-Za-z][A-Za-z0-9+._-]*:", href):
             raise _refusal(href, "GDAL connection strings are not opened: give a URL or a path")
         return _file(href, href)
     if "?" in href or "#" in href:

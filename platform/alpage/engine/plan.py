@@ -272,19 +272,11 @@ def _native(product: Product, scenes: SceneList) -> tuple[str, float, tuple[floa
 
 def _read_zones(study: Study, grid: Grid) -> tuple[tuple[Zone, ...], tuple[BaseGeometry, ...]]:
     """The zones of the study in the grid's CRS; without any, the whole area is one."""
-    if study.zones is None:
-        features = [(study.geometry(), {"id": "area", "name": "whole area"})]
-    else:
-        features = study.read_features("zones", study.zones)
     zones, geometries = [], []
-    for number, (geometry, properties) in enumerate(features):
+    for identifier, name, geometry in study.read_zones():
         projected = shapely.make_valid(grid.project(geometry))
-        identifier = str(properties.get("id", number))
-        name = str(properties.get("name", identifier))
         zones.append(Zone(identifier, name, float(projected.area)))
         geometries.append(projected)
-    if len({zone.id for zone in zones}) != len(zones):
-        raise StudyError(f"zones: expected every feature's id to differ in {study.zones}")
     return tuple(zones), tuple(geometries)
 
 

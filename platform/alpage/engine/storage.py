@@ -92,7 +92,11 @@ class StorageSettings(BaseSettings):
         if self.endpoint:
             config |= {"endpoint": self.endpoint, "virtual_hosted_style_request": False}
         client: ClientConfig = {**TIMEOUTS, "allow_http": self.http_endpoint}
-        return S3Store(bucket, config=config, client_options=client, retry_config=RETRIES)
+        try:
+            return S3Store(bucket, config=config, client_options=client, retry_config=RETRIES)
+        except BaseError as error:
+            told = str(error).splitlines()[0]
+            raise StorageError(f"s3://{bucket}: {told}: check the AWS_ variables") from None
 
     def gdal_options(self) -> dict[str, str]:
         """Return GDAL's configuration options that say the same as these settings."""

@@ -1,0 +1,179 @@
+"""A synthetic Sentinel-2 archive: red, NIR and scene classes as COGs, all of 10 m, under STAC."""
+
+import datetime as dt
+import json
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pystac
+import shapely
+from alpage.simulate.files import replacing, write_cog
+from alpage.simulate.spec import PIXEL_M, Tile
+from numpy.typing import NDArray
+from pyproj import Transformer
+from scipy import ndimage
+
+WORKERS = 2
+COLLECTION = "sentinel-2-l2a"
+BLOCK_PX = 512
+FIRST_DAY = dt.date(2018, 3, 10)
+REVISIT_DAYS = 5
+# Of the sensor and the ground: raises the compressed size to that of real imagery.
+NOISE_DN = 45
+VEGETATION, CLOUD_SHADOW, CLOUD, CIRRUS, SNOW = 4, 3, 9, 10, 11
+COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
+
+
+@dataclass(frozen=True)
+class ArchiveSpec:
+    """An archive of so many dates of a square of so many pixels; equal ones hold equal pixels."""
+
+    size: int
+    dates: int
+
+    @property
+    def tile(self) -> Tile:
+        """The pixels of every scene."""
+        return Tile("31TGL", 32631, 699_960, 5_100_000, self.size, self.size)
+
+    @property
+    def days(self) -> list[dt.date]:
+        """The day of every scene."""
+        return [FIRST_DAY + dt.timedelta(REVISIT_DAYS * n) for n in range(self.dates)]
+
+
+def make_archive(spec: ArchiveSpec, root: Path) -> Path:
+    """Return the folder of the archive, written now unless it is there already.
+
+    It holds `collection.json`, an item and three COGs for each date, and `area.geojson`.
+    """
+    folder = root / f"archive-{spec.dates}x{spec.size}"
+    if (folder / "collection.json").exists():
+        return folder
+    with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as pool:
+        items = list(pool.map(_write_scene, *zip(*((spec, n, folder) for n in range(spec.dates)))))
+    # Pixel centres lie within, and the grid that covers it is the scenes' own.
+    area = shapely.geometry.mapping(_outline(spec.tile, inset_m=PIXEL_M / 5))
+    (folder / "area.geojson").write_text(json.dumps(area))
+    _write_collection(spec, items, folder)
+    return folder
+
+
+def _write_scene(spec: ArchiveSpec, number: int, folder: Path) -> str:
+    scene = folder / f"S2A_{spec.tile.mgrs}_{spec.days[number]:%Y%m%d}_0_L2A"
+    scene.mkdir(parents=True, exist_ok=True)
+    for name, pixels in _pixels(spec, number).items():
+        write_cog(scene / f"{name}.tif", pixels, spec.tile, BLOCK_PX, nodata=0)
+    item = _item(spec, number, scene.name)
+    with replacing(scene / f"{scene.name}.json") as temporary:
+        temporary.write_text(json.dumps(item.to_dict(transform_hrefs=False), indent=1))
+    return scene.name
+
+
+def _pixels(spec: ArchiveSpec, number: int) -> dict[str, NDArray[np.unsignedinteger]]:
+    """Meadows that green and fade over the year, under noise, with clouds and a slanted edge."""
+    ground, date = np.random.default_rng(1), np.random.default_rng((2, number))
+    greenness = _smooth(ground, spec.size, cells=48) * np.sin(np.pi * (number + 1) / spec.dates)
+    cloud = _smooth(date, spec.size, cells=6) - date.uniform(0.2, 1)
+    thick = np.clip(cloud * 4, 0, 1)
+    red = 800 - 550 * greenness + 4000 * thick
+    nir = 1500 + 2600 * greenness + 3000 * thick
+    scl = np.full((spec.size, spec.size), VEGETATION, dtype=np.uint8)
+    scl[np.roll(cloud, spec.size // 20, axis=(0, 1)) > 0] = CLOUD_SHADOW
+    scl[cloud > -0.05] = CIRRUS
+    scl[cloud > 0] = CLOUD
+    scl[(greenness < 0.05) & (scl == VEGETATION)] = SNOW
+    empty = np.add.outer(np.arange(spec.size), np.arange(spec.size)) < spec.size // 8 * (number % 3)
+    scl[empty] = 0
+    bands: dict[str, NDArray[np.unsignedinteger]] = {"scl": scl}
+    for name, band in (("red", red), ("nir", nir)):
+        band += NOISE_DN * date.standard_normal(band.shape, dtype=np.float32)
+        bands[name] = np.where(empty, 0, np.clip(np.rint(band), 1, 16_000)).astype(np.uint16)
+    return bands
+
+
+def _smooth(rng: np.random.Generator, size: int, *, cells: int) -> NDArray[np.float32]:
+    """A field from 0 to 1 without edges."""
+    knots = rng.random((cells + 1, cells + 1), dtype=np.float32)
+    field = ndimage.zoom(knots, size / (cells + 1), order=1, grid_mode=True, mode="nearest")
+    return np.asarray(field)
+
+
+def _item(spec: ArchiveSpec, number: int, name: str) -> pystac.Item:
+    outline = _outline(spec.tile)
+    moment = dt.datetime.combine(spec.days[number], dt.time(10, 30), dt.UTC)
+    item = pystac.Item(
+        id=name,
+        geometry=shapely.geometry.mapping(outline),
+        bbox=list(outline.bounds),
+        datetime=moment,
+        properties={
+            "created": moment.isoformat(),
+            "updated": moment.isoformat(),
+            "platform": "sentinel-2a",
+            "constellation": "sentinel-2",
+            "eo:cloud_cover": 30.0,
+            "grid:code": f"MGRS-{spec.tile.mgrs}",
+            "proj:code": spec.tile.crs,
+            "s2:processing_baseline": "02.14",
+            "s2:product_type": "S2MSI2A",
+            "sat:relative_orbit": 108,
+        },
+        stac_extensions=[
+            f"https://stac-extensions.github.io/{extension}/schema.json"
+            for extension in ("eo/v1.1.0", "projection/v2.0.0", "raster/v1.1.0", "sat/v1.0.0")
+        ],
+        collection=COLLECTION,
+    )
+    for band in ("red", "nir", "scl"):
+        item.add_asset(band, _asset(spec, band))
+    item.add_link(pystac.Link(pystac.RelType.COLLECTION, "../collection.json", pystac.MediaType.JSON))
+    return item
+
+
+def _asset(spec: ArchiveSpec, band: str) -> pystac.Asset:
+    raster = {"nodata": 0, "data_type": "uint8", "spatial_resolution": PIXEL_M}
+    if band != "scl":
+        raster |= {"data_type": "uint16", "scale": 1e-4, "offset": 0}
+    return pystac.Asset(
+        href=f"./{band}.tif",
+        media_type=COG_TYPE,
+        roles=["data"],
+        extra_fields={
+            "proj:shape": list(spec.tile.shape),
+            "proj:transform": [int(value) for value in spec.tile.transform()[:6]],
+            "raster:bands": [raster],
+        },
+    )
+
+
+def _write_collection(spec: ArchiveSpec, items: list[str], folder: Path) -> None:
+    days = [dt.datetime.combine(day, dt.time(10, 30), dt.UTC) for day in spec.days]
+    collection = pystac.Collection(
+        id=COLLECTION,
+        description="Noise in the form of Sentinel-2 Level-2A, to measure with.",
+        license="CC0-1.0",
+        extent=pystac.Extent(
+            pystac.SpatialExtent([list(_outline(spec.tile).bounds)]),
+            pystac.TemporalExtent([[days[0], days[-1]]]),
+        ),
+    )
+    for name in items:
+        href = f"./{name}/{name}.json"
+        collection.add_link(pystac.Link(pystac.RelType.ITEM, href, "application/geo+json"))
+    with replacing(folder / "collection.json") as temporary:
+        temporary.write_text(json.dumps(collection.to_dict(transform_hrefs=False), indent=1))
+
+
+def _outline(tile: Tile, *, inset_m: float = 0) -> shapely.Polygon:
+    """The tile's square in EPSG:4326, made smaller by a margin."""
+    side = tile.width * PIXEL_M
+    square = shapely.box(tile.x0, tile.y0 - side, tile.x0 + side, tile.y0).buffer(
+        -inset_m, join_style="mitre"
+    )
+    to_degrees = Transformer.from_crs(tile.crs, "EPSG:4326", always_xy=True)
+    dense = shapely.segmentize(square, side / 64)
+    return shapely.transform(dense, to_degrees.transform, interleaved=False)

@@ -1,0 +1,107 @@
+"""Build a cube and release it: search, plan, run, release. Names, order, artifacts; no work.
+
+    python flows/build.py study.yaml      without a Prefect server
+    prefect deploy --all                  with one, see prefect.yaml
+"""
+
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    update_progress_artifact,
+)
+
+from alpage import verbs
+from alpage.archive.search import SearchResult
+from alpage.engine.plan import Plan
+from alpage.engine.run import Progress, RunReport
+from alpage.errors import AlpageError
+from alpage.release.publish import Release
+from alpage.study import Study, read_study
+
+
+@task(name="search", retries=2, retry_delay_seconds=10)
+def search(study: Study) -> SearchResult:
+    """Find the scenes."""
+    return verbs.search(study)
+
+
+@task(name="plan")
+def plan(study: Study, found: SearchResult) -> Plan:
+    """Draw the bill, and stop where a limit would be passed."""
+    made = verbs.plan(study, found)
+    create_markdown_artifact(key="bill", markdown=_table(made.bill.to_json()), description="bill")
+    return made
+
+
+@task(name="run")
+def run(study: Study, found: SearchResult) -> RunReport:
+    """Bring the cube up to date."""
+    progress = create_progress_artifact(progress=0.0, key="progress", description="km² × dates")
+    shown = 0
+
+    def show(now: Progress) -> None:
+        nonlocal shown
+        percent = int(100 * now.done_km2_dates / now.total_km2_dates) if now.total_km2_dates else 0
+        # A server is told of whole percents, not of every block.
+        if percent > shown:
+            shown = percent
+            update_progress_artifact(progress, progress=float(percent))
+
+    report = verbs.run(study, found, on_progress=show)
+    create_markdown_artifact(
+        key="report", markdown=_table(report.to_json()), description="run report"
+    )
+    return report
+
+
+@task(name="release")
+def release(study: Study) -> Release:
+    """Publish what readers of the cube see."""
+    return verbs.release(study)
+
+
+@flow(name="build", log_prints=False)
+def build(study: Study) -> dict[str, Any]:
+    """Search, plan, run and release one study; returns the run's report and the release."""
+    found = search(study)
+    plan(study, found)
+    report = run(study, found)
+    published = release(study)
+    return {"report": report.to_json(), "release": vars(published)}
+
+
+def _table(values: dict[str, Any]) -> str:
+    rows = [f"| {name} | {value} |" for name, value in values.items()]
+    return "\n".join(["| | |", "|--|--|", *rows])
+
+
+def main(arguments: list[str], run_flow: Any = build) -> int:
+    """Run the flow on a study file; returns the exit code."""
+    if len(arguments) != 1:
+        sys.stderr.write("usage: python flows/build.py study.yaml\n")
+        return 2
+
+    def interrupt(_signal: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        answer = run_flow(read_study(Path(arguments[0])).resolved())
+    except AlpageError as error:
+        sys.stderr.write(f"error {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped: the cube that readers see is as it was\n")
+        return 130
+    sys.stdout.write(f"{answer['release']['url']}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -3,6 +3,11 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long one example takes says more of the machine than of the code.
+settings.register_profile("alpage", deadline=None)
+settings.load_profile("alpage")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -209,7 +209,7 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Make a valley with known truth, compute lakes, snow and vegetation, and compare."""
-    from alpage.demo import run_demo
+    from alpage.demo.main import run_demo
 
     answer = run_demo(folder, size_px=size_px, say=lambda text: err.print(text, highlight=False))
     if as_json:

@@ -43,10 +43,10 @@ def _handler(server: RangeServer) -> type[http.server.BaseHTTPRequestHandler]:
         def log_message(self, *_: object) -> None:
             pass
 
-        def do_HEAD(self) -> None:  # noqa: N802
+        def do_HEAD(self) -> None:
             self.do_GET()
 
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             wanted = self.headers.get("Range")
             server.log.append((self.command, self.path, wanted, self.headers.get("Authorization")))
             fault = server.faults.pop(0) if server.faults and self.command == "GET" else ""
@@ -110,7 +110,9 @@ def _fresh_storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def write_tif() -> Callable[..., Path]:
     """A function that writes an array as a GeoTIFF, 10 m pixels of UTM 32 unless told."""
 
-    def write(path: Path, array: NDArray[Any], *, overviews: tuple[int, ...] = (), **profile: Any) -> Path:
+    def write(
+        path: Path, array: NDArray[Any], *, overviews: tuple[int, ...] = (), **profile: Any
+    ) -> Path:
         height, width = array.shape[-2:]
         bands = array.reshape(-1, height, width)
         given = {

@@ -145,6 +145,8 @@ def scale(source: Source, crs: str, resolution_yx: tuple[float, float]) -> tuple
     xs = x + np.array([-wide, wide, 0, 0]) / 2
     ys = y + np.array([0, 0, -high, high]) / 2
     rows, columns = source.pixels_at(*project(xs, ys, crs, source.crs))
+    if not (np.isfinite(rows).all() and np.isfinite(columns).all()):
+        return math.nan, math.nan
     return (
         math.hypot(rows[1] - rows[0], rows[3] - rows[2]),
         math.hypot(columns[1] - columns[0], columns[3] - columns[2]),

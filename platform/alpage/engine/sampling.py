@@ -168,7 +168,7 @@ def _blend(source, rows, columns, nodata):  # type: ignore[no-untyped-def]
                     full += weight
                     value += weight * pixel
                     continue
-            holes = True
+            holes = holes or weight != 0.0
     return value, full, total, holes
 
 

@@ -77,7 +77,7 @@ async def _copy(
     except* StorageError as several:
         raise _first(several) from None
     except* (BaseError, icechunk.IcechunkError) as several:
-        raise shelf.failure("write", target, _first(several)) from None
+        raise shelf.failure("copy the cube to", target, _first(several)) from None
     return written
 
 

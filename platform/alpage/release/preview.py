@@ -48,13 +48,13 @@ def draw_preview(root: zarr.Group, contents: Contents, path: str, title: str) ->
     if picture is None:
         return None
     height, width = picture.pixels.shape
-    figure = Figure(figsize=(8, min(max(6.2 * height / width + 1.2, 3), 12)), layout="constrained")
+    figure = Figure(figsize=(8, min(max(6.2 * height / width + 1.2, 3), 12)), layout="compressed")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     left, bottom, right, top = (edge / 1000 for edge in bounds(contents.grid))
     extent = (left, right, bottom, top)
     if "flag_values" in picture.variable.attributes:
-        _draw_flags(axes, picture, extent)
+        _draw_flags(figure, axes, picture, extent)
     else:
         _draw_values(figure, axes, picture, extent)
     date = picture.group.span.dates[picture.slot]
@@ -90,7 +90,7 @@ def _draw_values(figure: Figure, axes: Any, picture: Picture, extent: Any) -> No
     bar.ax.tick_params(colors=INK)
 
 
-def _draw_flags(axes: Any, picture: Picture, extent: Any) -> None:
+def _draw_flags(figure: Figure, axes: Any, picture: Picture, extent: Any) -> None:
     attributes = picture.variable.attributes
     meanings = attributes["flag_meanings"].split()
     flags = dict(zip(attributes["flag_values"], meanings, strict=True))
@@ -112,13 +112,7 @@ def _draw_flags(axes: Any, picture: Picture, extent: Any) -> None:
         Patch(color=colour, label=name.replace("_", " "))
         for colour, name in zip(colours, flags.values(), strict=True)
     ]
-    axes.legend(
-        handles=patches,
-        loc="center left",
-        bbox_to_anchor=(1.01, 0.5),
-        frameon=False,
-        labelcolor=INK,
-    )
+    figure.legend(handles=patches, loc="outside right center", frameon=False, labelcolor=INK)
 
 
 def _latest(root: zarr.Group, contents: Contents, path: str) -> Picture | None:

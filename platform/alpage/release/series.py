@@ -29,15 +29,21 @@ def write_series(
     geometry (the zone in EPSG:4326; null for a zone without one). Slots in which no series of
     a zone has a value are left out. Few zones are in memory at once.
     """
-    schema = _schema(group, list(zones.values()))
+    schema = _schema(group)
+    geo = json.dumps(_geo(list(zones.values())))
     rows = 0
-    options = {"compression": "zstd", "store_schema": False}
+    # Without Arrow's own schema, which would have readers take the dictionaries as they are.
     with pq.ParquetWriter(
-        path, schema, dictionary_pagesize_limit=DICTIONARY_BYTES, **options
+        path,
+        schema,
+        compression="zstd",
+        store_schema=False,
+        dictionary_pagesize_limit=DICTIONARY_BYTES,
     ) as writer:
         for table in _tables(root, group, zones, schema):
             writer.write_table(table)
             rows += table.num_rows
+        writer.add_key_value_metadata({"geo": geo})
     return rows
 
 
@@ -72,7 +78,7 @@ def _repeated(values: list[str] | list[bytes | None], index: NDArray[np.intp]) -
     return pa.DictionaryArray.from_arrays(pa.array(index, pa.int32()), pa.array(values, kind))
 
 
-def _schema(group: Group, outlines: list[BaseGeometry]) -> pa.Schema:
+def _schema(group: Group) -> pa.Schema:
     fields = [
         pa.field("zone", pa.dictionary(pa.int32(), pa.string())),
         pa.field("name", pa.dictionary(pa.int32(), pa.string())),
@@ -81,7 +87,7 @@ def _schema(group: Group, outlines: list[BaseGeometry]) -> pa.Schema:
         *(pa.field(variable.name, pa.float64()) for variable in group.variables),
         pa.field("geometry", pa.dictionary(pa.int32(), pa.binary())),
     ]
-    return pa.schema(fields, metadata={b"geo": json.dumps(_geo(outlines)).encode()})
+    return pa.schema(fields)
 
 
 def _geo(outlines: list[BaseGeometry]) -> dict[str, object]:

@@ -178,7 +178,9 @@ def _links(about: About, issue: Issue) -> list[dict[str, Any]]:
 def _providers(contents: Contents, about: About, issue: Issue) -> list[dict[str, Any]]:
     """The processing is told of the first processor, which is alpage where none is named."""
     identity = contents.identity
-    scenes = "scenes" if issue.n_scenes is None else f"{issue.n_scenes} scenes"
+    scenes = "scenes"
+    if issue.n_scenes is not None:
+        scenes = f"{issue.n_scenes} scene{'' if issue.n_scenes == 1 else 's'}"
     lineage = (
         f"Product {identity['product']} {identity['version']}, from {scenes} between "
         f"{identity['period'][0]} and {identity['period'][1]}"
@@ -186,7 +188,7 @@ def _providers(contents: Contents, about: About, issue: Issue) -> list[dict[str,
     if parameters := identity.get("parameters"):
         lineage += f", with parameters {json.dumps(parameters, sort_keys=True)}"
     if quarantined := identity.get("quarantined"):
-        lineage += f"; {len(quarantined)} scenes were quarantined and not used"
+        lineage += f"; quarantined, so not used: {len(quarantined)}"
     processing = {
         "processing:level": "L3",
         "processing:lineage": f"{lineage}.",

@@ -1,0 +1,1 @@
+"""The demonstration: a valley with known truth, computed and compared."""

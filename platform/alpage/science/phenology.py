@@ -1,0 +1,291 @@
+"""The main season of a vegetation curve: when it starts, peaks and ends.
+
+Source: thresholds of the amplitude on either side, as in TIMESAT (Jönsson and Eklundh 2004,
+10.1016/j.cageo.2004.05.006); 25 % and 15 % are those of HR-VPP of Copernicus.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+SPLIT = 0.5
+"""Part of the amplitude by which a curve must fall and rise again to begin another season."""
+
+_STRIP = 64  # pixels whose curves are gathered at once
+
+
+class PhenologyParameters(BaseModel):
+    """Where a season begins and ends on its curve."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fraction_start: float = Field(
+        0.25, gt=0, lt=1, description="rise above the base before the peak that starts a season"
+    )
+    fraction_end: float = Field(
+        0.15, gt=0, lt=1, description="rise above the base after the peak that ends a season"
+    )
+    minimum_amplitude: float = Field(
+        0.1, ge=0, le=2, description="amplitude below which there is no season, NDVI"
+    )
+
+
+class SeasonMetrics(NamedTuple):
+    """One season: days on the axis that was given, values in the unit of the curve, NaN: none."""
+
+    start: float
+    peak: float
+    end: float
+    length: float
+    base_left: float
+    base_right: float
+    amplitude: float
+    peak_value: float
+
+
+class Phenology(NamedTuple):
+    """Seasons of a block: int16, shape (y, x)."""
+
+    start_of_season: NDArray[np.int16]
+    """Day of the year from 1; below 1 where it lies in the year before."""
+    peak_of_season: NDArray[np.int16]
+    """Day of the year from 1."""
+    end_of_season: NDArray[np.int16]
+    """Day of the year from 1; above 365 or 366 where it lies in the year after."""
+    season_length: NDArray[np.int16]
+    """Days from start to end."""
+    amplitude: NDArray[np.int16]
+    """Peak above the mean of the two bases, 1e-4."""
+    peak_value: NDArray[np.int16]
+    """Value at the peak, 1e-4."""
+
+
+def season_metrics(
+    curve: ArrayLike,
+    day: ArrayLike,
+    *,
+    first_day: float,
+    last_day: float,
+    fraction_start: float = 0.25,
+    fraction_end: float = 0.15,
+) -> SeasonMetrics:
+    """Return the main season of one curve.
+
+    `curve` of shape (k,), NaN where there is none; `day` of shape (k,), ascending. The peak
+    is the highest maximum from `first_day` to `last_day`, placed between slots by a parabola
+    through three of them; a curve that still rises at its end has no peak there. A side of
+    the season reaches to the next slot without a value, the next higher value, or the low
+    point before a rise by SPLIT of the amplitude; its base is its least value. Start and end
+    are where the curve, read linearly between slots, last crosses the base plus the fraction
+    of the rise before the peak, and first after it.
+
+    A side that is still falling where the curve ends has perhaps not reached its base: it
+    is told only if it got below the crossing as measured from the other side's base.
+
+    >>> day = np.arange(0, 360, 10.0)
+    >>> curve = 0.5 - 0.3 * np.cos(2 * np.pi * day / 360)
+    >>> season = season_metrics(curve, day, first_day=0, last_day=350, fraction_start=0.5)
+    >>> season.start, season.peak, round(season.amplitude, 3)
+    (90.0, 180.0, 0.6)
+    """
+    values, days = np.asarray(curve, np.float64), np.asarray(day, np.float64)
+    if values.ndim != 1 or values.shape != days.shape or np.any(np.diff(days) <= 0):
+        raise ValueError(
+            f"expected a curve and as many ascending days, got shapes {values.shape}, {days.shape}"
+        )
+    for fraction in (fraction_start, fraction_end):
+        if not 0 < fraction < 1:
+            raise ValueError(f"expected 0 < fraction < 1, got {fraction}")
+    limits = (float(first_day), float(last_day), float(fraction_start), float(fraction_end))
+    return SeasonMetrics(*(float(value) for value in _season(values, days, limits)))
+
+
+def phenology_block(
+    curve: NDArray[np.int16],
+    slot_day: NDArray[np.int32],
+    *,
+    first_day: int,
+    last_day: int,
+    fill: int,
+    parameters: PhenologyParameters,
+) -> Phenology:
+    """Return the main season of each pixel as `season_metrics` finds it.
+
+    `curve` (slot, y, x) in 1e-4 with `fill`; `slot_day` the day of each slot, ascending, 0
+    being 1 January of the year. All layers are `fill` where there is no peak from
+    `first_day` to `last_day` or the amplitude is below the least one; a side that is missing
+    leaves only its own date and the length at `fill`.
+
+    >>> day = np.arange(0, 360, 10, dtype="int32")
+    >>> curve = np.rint(5000 - 3000 * np.cos(2 * np.pi * day / 360)).astype("int16")
+    >>> season = phenology_block(
+    ...     curve[:, None, None], day, first_day=0, last_day=364, fill=-32768,
+    ...     parameters=PhenologyParameters(fraction_start=0.5))
+    >>> [int(layer[0, 0]) for layer in season]
+    [91, 181, 315, 224, 6000, 8000]
+    """
+    if curve.ndim != 3 or slot_day.shape != curve.shape[:1] or np.any(np.diff(slot_day) <= 0):
+        raise ValueError(
+            f"expected a curve (slot, y, x) and one ascending day per slot, "
+            f"got shapes {curve.shape} and {slot_day.shape}"
+        )
+    limits = (
+        float(first_day),
+        float(last_day),
+        parameters.fraction_start,
+        parameters.fraction_end,
+    )
+    flat = curve.reshape(curve.shape[0], -1)
+    least = parameters.minimum_amplitude * 1e4
+    layers = _phenology(flat, slot_day.astype(np.float64), limits, least, fill)
+    return Phenology(*layers.reshape(6, *curve.shape[1:]))
+
+
+@njit(cache=True, nogil=True)
+def _side(curve: Any, peak: int, step: int) -> Any:
+    """Slot of the base on one side, whether the side is cut short, whether a higher one bounds it.
+
+    A side is cut short if its base is its last slot before the curve ends.
+    """
+    stop = peak + step
+    base = peak
+    higher = False
+    while 0 <= stop < curve.size and not np.isnan(curve[stop]):
+        if curve[stop] > curve[peak]:
+            higher = True
+            break
+        if curve[stop] < curve[base]:
+            base = stop
+        stop += step
+    turn = SPLIT * (curve[peak] - curve[base])
+    low = peak
+    slot = peak + step
+    while slot != stop:
+        if curve[slot] < curve[low]:
+            low = slot
+        if curve[peak] - curve[low] >= turn and curve[slot] - curve[low] >= turn > 0.0:
+            return low, False, higher
+        slot += step
+    return base, base + step == stop and not higher, higher
+
+
+@njit(cache=True, nogil=True)
+def _plateau_end(curve: Any, start: int) -> int:
+    """The last slot of a maximum that begins at `start`, -1 if there is none."""
+    if start == 0 or not curve[start - 1] < curve[start]:
+        return -1
+    end = start
+    while end + 1 < curve.size and curve[end + 1] == curve[start]:
+        end += 1
+    if end + 1 < curve.size and curve[end + 1] < curve[start]:
+        return end
+    return -1
+
+
+@njit(cache=True, nogil=True)
+def _main_peak(curve: Any, day: Any, limits: Any) -> Any:
+    """First and last slot of the highest maximum that is a season of its own, or -1, -1."""
+    best, best_end = -1, -1
+    for slot in range(curve.size):
+        if not limits[0] <= day[slot] <= limits[1]:
+            continue
+        if best >= 0 and not curve[slot] > curve[best]:
+            continue
+        end = _plateau_end(curve, slot)
+        if end < 0:
+            continue
+        left, _, higher_left = _side(curve, slot, -1)
+        right, _, higher_right = _side(curve, end, 1)
+        fall_left, fall_right = curve[slot] - curve[left], curve[slot] - curve[right]
+        least = SPLIT * max(fall_left, fall_right)
+        # A shoulder of a higher season hardly falls on the side of that season.
+        if (higher_left and fall_left < least) or (higher_right and fall_right < least):
+            continue
+        best, best_end = slot, end
+    return best, best_end
+
+
+@njit(cache=True, nogil=True)
+def _summit(curve: Any, day: Any, start: int, end: int) -> Any:
+    """Day and value of the maximum: of the parabola through three slots, or amid a plateau."""
+    if end > start:
+        return (day[start] + day[end]) / 2.0, curve[start]
+    left, right = day[start] - day[start - 1], day[start + 1] - day[start]
+    rise = (curve[start] - curve[start - 1]) / left
+    fall = (curve[start + 1] - curve[start]) / right
+    bend = (fall - rise) / (left + right)
+    slope = (rise * right + fall * left) / (left + right)
+    return day[start] - slope / (2.0 * bend), curve[start] - slope * slope / (4.0 * bend)
+
+
+@njit(cache=True, nogil=True)
+def _crossing(curve: Any, day: Any, peak: int, base: int, level: float) -> float:
+    """The day nearest to the peak on which the curve is at `level` on the side of `base`."""
+    step = 1 if base > peak else -1
+    slot = peak
+    while slot != base:
+        slot += step
+        if curve[slot] <= level:
+            inner = slot - step
+            if curve[inner] <= level:
+                return day[inner]
+            part = (level - curve[slot]) / (curve[inner] - curve[slot])
+            return day[slot] + part * (day[inner] - day[slot])
+    return np.nan
+
+
+@njit(cache=True, nogil=True)
+def _season(curve: Any, day: Any, limits: Any) -> Any:
+    """The fields of `SeasonMetrics`."""
+    nan = np.nan
+    first, last = _main_peak(curve, day, limits)
+    if first < 0:
+        return nan, nan, nan, nan, nan, nan, nan, nan
+    peak_day, peak = _summit(curve, day, first, last)
+    left, left_cut, _ = _side(curve, first, -1)
+    right, right_cut, _ = _side(curve, last, 1)
+    base_left, base_right = curve[left], curve[right]
+    level_left = base_left + limits[2] * (peak - base_left)
+    level_right = base_right + limits[3] * (peak - base_right)
+    start = _crossing(curve, day, first, left, level_left)
+    end = _crossing(curve, day, last, right, level_right)
+    if left_cut and base_left > base_right + limits[2] * (peak - base_right):
+        start, base_left = nan, nan
+        amplitude = peak - base_right
+    elif right_cut and base_right > base_left + limits[3] * (peak - base_left):
+        end, base_right = nan, nan
+        amplitude = peak - base_left
+    else:
+        amplitude = peak - (base_left + base_right) / 2.0
+    return start, peak_day, end, end - start, base_left, base_right, amplitude, peak
+
+
+@njit(cache=True, nogil=True)
+def _phenology(curve: Any, day: Any, limits: Any, least: float, fill: int) -> Any:
+    n_slots, n_pixels = curve.shape
+    layers = np.full((6, n_pixels), fill, np.int16)
+    gathered = np.empty((_STRIP, n_slots))
+    for begin in range(0, n_pixels, _STRIP):
+        size = min(_STRIP, n_pixels - begin)
+        for k in range(n_slots):
+            for i in range(size):
+                value = curve[k, begin + i]
+                gathered[i, k] = np.nan if value == fill else value
+        for i in range(size):
+            start, peak, end, _, _, _, amplitude, value = _season(gathered[i], day, limits)
+            if not amplitude >= least:
+                continue
+            pixel = begin + i
+            layers[1, pixel] = np.rint(peak) + 1
+            layers[4, pixel] = np.rint(amplitude)
+            layers[5, pixel] = np.rint(value)
+            if not np.isnan(start):
+                layers[0, pixel] = np.rint(start) + 1
+            if not np.isnan(end):
+                layers[2, pixel] = np.rint(end) + 1
+            if not (np.isnan(start) or np.isnan(end)):
+                layers[3, pixel] = np.rint(end) - np.rint(start)
+    return layers

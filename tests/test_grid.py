@@ -1,0 +1,77 @@
+"""Grids: tiles cover every pixel once, and areas find their tiles."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from odc.geo.geobox import GeoBox
+from pyproj import Transformer
+from shapely.geometry import Point, box
+
+from alpage.grid import Grid, grid_over
+
+
+@st.composite
+def grids(draw: st.DrawFn) -> Grid:
+    height, width = draw(st.integers(1, 300)), draw(st.integers(1, 300))
+    resolution = draw(st.sampled_from([10, 20, 30, 60]))
+    x0, y0 = draw(st.integers(-100, 100)) * 60 + 500_000, draw(st.integers(0, 100)) * 60 + 5_000_000
+    bbox = (x0, y0, x0 + width * resolution, y0 + height * resolution)
+    return Grid(
+        GeoBox.from_bbox(bbox, "EPSG:32631", resolution=resolution), draw(st.integers(1, 128))
+    )
+
+
+@given(grids())
+def test_tiles_cover_every_pixel_once(grid: Grid) -> None:
+    seen = np.zeros(grid.shape_yx, dtype=int)
+    for tile in grid.tiles:
+        rows, columns = grid.slices(tile)
+        seen[rows, columns] += 1
+        assert grid.tile_box(tile).shape.yx == seen[rows, columns].shape
+    assert (seen == 1).all()
+
+
+@given(grids(), st.integers(0, 40))
+def test_tile_box_lies_on_the_grid(grid: Grid, halo: int) -> None:
+    for tile in list(grid.tiles)[:4]:
+        tile_box = grid.tile_box(tile, halo_px=halo)
+        rows, columns = grid.slices(tile)
+        corner = grid.transform @ (columns.start - halo, rows.start - halo)
+        assert tile_box.transform @ (0, 0) == pytest.approx(corner)
+        assert tile_box.shape.yx == (
+            rows.stop - rows.start + 2 * halo,
+            columns.stop - columns.start + 2 * halo,
+        )
+
+
+@given(grids(), st.floats(0.01, 0.99), st.floats(0.01, 0.99))
+def test_a_point_finds_its_tile(grid: Grid, across: float, down: float) -> None:
+    height, width = grid.shape_yx
+    x, y = grid.transform @ (across * width, down * height)
+    to_degrees = Transformer.from_crs(grid.crs, "EPSG:4326", always_xy=True)
+    around = Point(to_degrees.transform(x, y)).buffer(1e-9)
+    expected = (int(down * height) // grid.tile_px, int(across * width) // grid.tile_px)
+    assert expected in grid.tiles_touching(around)
+
+
+def test_coordinates_are_pixel_centres() -> None:
+    grid = Grid(GeoBox.from_bbox((0, 0, 40, 30), "EPSG:32631", resolution=10), 64)
+    assert grid.x.tolist() == [5, 15, 25, 35]
+    assert grid.y.tolist() == [25, 15, 5]
+    assert Grid.from_json(grid.to_json()).to_json() == grid.to_json()
+
+
+@given(st.floats(2.5, 3.5), st.floats(45, 51), st.floats(0.001, 0.05), st.floats(0.001, 0.05))
+def test_grid_over_an_area_holds_it_on_the_lattice(
+    west: float, south: float, width: float, height: float
+) -> None:
+    area = box(west, south, west + width, south + height)
+    grid = grid_over(area, crs="EPSG:32631", resolution=20, tile_px=512, anchor_xy=(10, 10))
+    assert (grid.transform.c - 10) % 20 == 0 == (grid.transform.f - 10) % 20
+    x0, y0, x1, y1 = grid.project(area).bounds
+    left, bottom, right, top = grid.geobox.boundingbox.bbox
+    assert left - 1e-3 <= x0 < left + 20
+    assert right - 20 < x1 <= right + 1e-3
+    assert bottom - 1e-3 <= y0 < bottom + 20
+    assert top - 20 < y1 <= top + 1e-3

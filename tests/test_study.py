@@ -1,0 +1,132 @@
+"""Studies: what is wrong is said in one sentence that names the key."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from alpage.errors import StudyError
+from alpage.study import Study, make_study, read_study
+
+GOOD: dict[str, Any] = {
+    "product": "vegetation",
+    "area": {"bbox": [3.0, 50.8, 3.1, 50.9]},
+    "period": "2018-01-01/2018-12-31",
+    "archive": "archive/collection.json",
+    "cube": "cubes/one",
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param({"cubes": "x"}, r"^cubes: this key is not known", id="unknown-key"),
+        pytest.param({"grid": {"res": 1}}, r"^grid\.res: this key is not known", id="nested-key"),
+        pytest.param({"product": "moss"}, r"^product: .*vegetation.*'moss'", id="unknown-product"),
+        pytest.param({"period": "2018"}, r"^period: .*two dates", id="one-date"),
+        pytest.param(
+            {"period": "2018-12-31/2018-01-01"}, r"^period: .*before the last", id="reversed"
+        ),
+        pytest.param({"period": "2018-02-30/2018-03-01"}, r"^period: .*dates", id="no-such-day"),
+        pytest.param({"area": {}}, r"^area: expected either bbox or file", id="no-area"),
+        pytest.param(
+            {"area": {"bbox": [3, 51, 4, 50]}}, r"^area: latitudes must rise", id="upside-down"
+        ),
+        pytest.param(
+            {"area": {"bbox": [179, 50, -179, 51]}}, r"^area: .*antimeridian", id="antimeridian"
+        ),
+        pytest.param({"area": {"bbox": [3, 50, 400, 51]}}, r"^area: longitudes", id="off-the-globe"),
+        pytest.param({"grid": {"crs": "EPSG:4326"}}, r"^grid\.crs: .*projected", id="degrees"),
+        pytest.param({"grid": {"crs": "mars"}}, r"^grid\.crs: expected a CRS", id="no-crs"),
+        pytest.param({"grid": {"resolution": -1}}, r"^grid\.resolution: ", id="resolution"),
+        pytest.param({"cluster": {"kind": "moon"}}, r"^cluster\.kind: ", id="cluster-kind"),
+        pytest.param({"cluster": {"kind": "address"}}, r"^cluster: address goes", id="address"),
+        pytest.param({"limits": {"blocks": 0}}, r"^limits\.blocks: ", id="limit"),
+        pytest.param({"cube": " "}, r"^cube: expected a path or URL", id="no-cube"),
+    ],
+)
+def test_a_bad_study_is_one_sentence(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(StudyError, match=message) as caught:
+        make_study(GOOD | change)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("key", ["product", "area", "period", "archive", "cube"])
+def test_a_missing_key_is_named(key: str) -> None:
+    with pytest.raises(StudyError, match=f"^{key}: expected a value, the study has none"):
+        make_study({k: v for k, v in GOOD.items() if k != key})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param(": [", "not readable YAML", id="not-yaml"),
+        pytest.param("- one", "expected keys and values, got list", id="a-list"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    with pytest.raises(StudyError, match=message):
+        read_study(path)
+
+
+def test_relative_paths_start_at_the_study(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "study.yaml"
+    path.parent.mkdir()
+    path.write_text(yaml.safe_dump(GOOD | {"cube": "../cube", "dem": "s3://dem/d.tif"}))
+    study = read_study(path)
+    assert study.locate(study.cube) == str(tmp_path / "cube")
+    moved = study.resolved()
+    assert moved.archive == str(tmp_path / "deep/archive/collection.json")
+    assert moved.dem == "s3://dem/d.tif"
+    assert make_study(json.loads(moved.model_dump_json())).resolved().cube == moved.cube
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param("{", "expected GeoJSON", id="not-json"),
+        pytest.param('{"type": "FeatureCollection", "features": []}', "has none", id="empty"),
+        pytest.param(
+            '{"type": "Point", "coordinates": [3, 50]}', "got Point without a surface", id="point"
+        ),
+        pytest.param(
+            '{"type": "Polygon", "coordinates": []}', "has no geometry", id="empty-geometry"
+        ),
+        pytest.param(
+            json.dumps(
+                {"type": "Polygon", "coordinates": [[[5e5, 5e6], [6e5, 5e6], [6e5, 6e6], [5e5, 5e6]]]}
+            ),
+            "EPSG:4326",
+            id="metres",
+        ),
+    ],
+)
+def test_a_bad_area_file_is_named(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "area.geojson").write_text(content)
+    study = make_study(GOOD | {"area": {"file": "area.geojson"}}, folder=tmp_path)
+    with pytest.raises(StudyError, match=rf"^area\.file: .*{message}"):
+        study.geometry()
+
+
+def test_schema_accepts_what_the_model_accepts() -> None:
+    schema = Study.model_json_schema()
+    jsonschema.validate(GOOD, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(GOOD | {"cubes": 1}, schema)
+
+
+def test_products_are_found_by_module(tmp_path: Path) -> None:
+    (tmp_path / "no_product_here.py").write_text("thing = 3\n")
+    study = make_study(GOOD | {"product": "no_product_here:thing"}, folder=tmp_path)
+    with pytest.raises(StudyError, match="expected a Product at no_product_here:thing, got int"):
+        study.load_product()
+    for name, message in (("no_product_here:other", "no object named"), ("nowhere:x", "nowhere")):
+        study = make_study(GOOD | {"product": name}, folder=tmp_path)
+        with pytest.raises(StudyError, match=message):
+            study.load_product()

@@ -1,7 +1,7 @@
 """Build a cube and release it: search, plan, run, release. Names, order, artifacts; no work.
 
-    python flows/build.py study.yaml      without a Prefect server
-    prefect deploy --all                  with one, see prefect.yaml
+python flows/build.py study.yaml      without a Prefect server
+prefect deploy --all                  with one, see prefect.yaml
 """
 
 import signal
@@ -14,6 +14,10 @@ from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
     update_progress_artifact,
+)
+from prefect.settings import (
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    temporary_settings,
 )
 
 from alpage import verbs
@@ -91,8 +95,11 @@ def main(arguments: list[str], run_flow: Any = build) -> int:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+    # Without a server Prefect starts one for the run; on a busy machine that takes a while.
+    patience = temporary_settings({PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 180})
     try:
-        answer = run_flow(read_study(Path(arguments[0])).resolved())
+        with patience:
+            answer = run_flow(read_study(Path(arguments[0])).resolved())
     except AlpageError as error:
         sys.stderr.write(f"error {error}\n")
         return error.exit_code

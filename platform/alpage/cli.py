@@ -91,7 +91,7 @@ def search(study: StudyFile, as_json: AsJson = False) -> None:
 def plan(study: StudyFile, as_json: AsJson = False) -> None:
     """Tell what a run would do and cost, before any pixel is read."""
     made = verbs.plan(read_study(study))
-    bill = made.bill.to_json() | {"quarantined": made.quarantined}
+    bill = made.bill.to_json() | {"quarantined": made.left_out}
     if as_json:
         _print_json(bill)
         return

@@ -1,6 +1,7 @@
 """Clusters that belong to one run: there when it starts, gone when it ends, however it ends."""
 
 import contextlib
+import logging
 import tempfile
 from collections.abc import Iterator
 
@@ -31,6 +32,8 @@ def open_cluster(choice: ClusterChoice) -> Iterator[Client]:
 
     Raises ClusterError where it cannot be started or reached.
     """
+    # Prefect lets every library's chatter through; what fails is raised, not logged.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with dask.config.set(DASK_SETTINGS), contextlib.ExitStack() as stack:
         try:
             if choice.kind == "address":

@@ -131,7 +131,12 @@ def project(geometry_4326: BaseGeometry, crs: Any) -> BaseGeometry:
     """Return a geometry of EPSG:4326 in another CRS, edges densified to 0.01 degrees first."""
     transformer = Transformer.from_crs("EPSG:4326", str(crs), always_xy=True)
     dense = shapely.segmentize(geometry_4326, 0.01)
-    return shapely.transform(dense, transformer.transform, interleaved=False)
+    projected: BaseGeometry = shapely.transform(
+        dense,
+        transformer.transform,  # type: ignore[arg-type]
+        interleaved=False,
+    )
+    return projected
 
 
 def grid_over(

@@ -1,9 +1,20 @@
 """What the operator sets, once for all studies: prices, trust, retries. Read from ALPAGE_*."""
 
 from functools import cache
+from typing import Annotated, Any
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+def _split(value: Any) -> Any:
+    """Names as they are written in an environment variable: one after another, by commas."""
+    if isinstance(value, str):
+        return tuple(name.strip() for name in value.split(",") if name.strip())
+    return value
+
+
+Names = Annotated[tuple[str, ...] | None, NoDecode, BeforeValidator(_split)]
 
 
 class Settings(BaseSettings):
@@ -19,12 +30,10 @@ class Settings(BaseSettings):
     block_retries: int = Field(3, ge=0, description="Times a failed block is tried again.")
     commit_blocks: int = Field(64, ge=1, description="Most blocks in one commit.")
     commit_seconds: float = Field(30.0, gt=0, description="Longest time between commits.")
-    allowed_hosts: tuple[str, ...] | None = Field(
+    allowed_hosts: Names = Field(
         None, description="Hosts imagery may come from; unset: any public one."
     )
-    allowed_buckets: tuple[str, ...] | None = Field(
-        None, description="Buckets imagery may come from; unset: any."
-    )
+    allowed_buckets: Names = Field(None, description="Buckets imagery may come from; unset: any.")
 
 
 @cache

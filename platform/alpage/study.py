@@ -89,7 +89,7 @@ class Area(_Strict):
                 raise ValueError(f"longitudes must lie within -180..180, got {west} and {east}")
             if not (-90 <= south < north <= 90):
                 raise ValueError(
-                    f"latitudes must rise from south to north within -90..90, got {south} to {north}"
+                    f"latitudes must rise from south to north in -90..90, got {south} to {north}"
                 )
             if west >= east:
                 raise ValueError(
@@ -194,7 +194,7 @@ class Study(_Strict):
 
     def resolved(self) -> "Study":
         """Return the study with every path absolute, to be read from anywhere."""
-        moved = {
+        moved: dict[str, Any] = {
             key: self.locate(value)
             for key in ("archive", "cube", "release", "zones", "dem")
             if (value := getattr(self, key)) is not None
@@ -328,7 +328,7 @@ def make_study(content: Any, *, folder: Path | None = None) -> Study:
 
     >>> make_study({"product": "moss"})
     Traceback (most recent call last):
-    alpage.errors.StudyError: product: expected one of vegetation, snow, lakes, or my_module:product, got 'moss'
+    alpage.errors.StudyError: product: expected one of vegetation, snow, lakes, ... got 'moss'
     """
     if not isinstance(content, dict):
         raise StudyError(f"study: expected keys and values, got {type(content).__name__}")

@@ -80,7 +80,7 @@ def start_of(calendar: Calendar, slot: Any) -> Dates:
         return slots.astype("datetime64[D]")
     if calendar is Calendar.DEKAD:
         first_of_month = (slots // 3).astype("datetime64[M]").astype("datetime64[D]")
-        return first_of_month + 10 * (slots % 3) * ONE_DAY
+        return np.asarray(first_of_month + 10 * (slots % 3) * ONE_DAY)
     months = slots * MONTHS_OF[calendar]
     if calendar is Calendar.SEASON:
         months = months + SEASON_FIRST_MONTH
@@ -111,12 +111,12 @@ class Span:
     @property
     def first_day(self) -> np.datetime64:
         """The first day of the first slot."""
-        return np.datetime64(start_of(self.calendar, self.start), "D")
+        return _day(self.calendar, self.start)
 
     @property
     def last_day(self) -> np.datetime64:
         """The last day of the last slot."""
-        return np.datetime64(start_of(self.calendar, self.stop), "D") - ONE_DAY
+        return _day(self.calendar, self.stop) - ONE_DAY
 
     def on(self, calendar: Calendar, *, margin_days: int = 0) -> "Span":
         """Return the slots of another calendar that overlap this span, widened by a margin.
@@ -128,12 +128,16 @@ class Span:
         return covering(calendar, self.first_day - margin, self.last_day + margin)
 
     def widened(self, window: int) -> "Span":
-        """Return the smallest span of whole windows, counted from the epoch, that holds this one."""
+        """Return the smallest span of whole windows from the epoch that holds this one."""
         return Span(self.calendar, self.start // window * window, -(-self.stop // window) * window)
 
     def windows(self, window: int) -> range:
         """Return the numbers of the windows that this span touches."""
         return range(self.start // window, -(-self.stop // window))
+
+
+def _day(calendar: Calendar, slot: int) -> np.datetime64:
+    return np.datetime64(start_of(calendar, slot).item(), "D")
 
 
 def covering(calendar: Calendar, first_day: Any, last_day: Any) -> Span:

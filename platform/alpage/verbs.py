@@ -18,7 +18,7 @@ from alpage.cube.reader import open_cube
 from alpage.cube.store import MAIN, CubeStore, held, local_path
 from alpage.engine.plan import Plan, make_plan
 from alpage.engine.run import Progress, Run, RunReport, finish
-from alpage.errors import CubeError
+from alpage.errors import ArchiveError, CubeError
 from alpage.grid import Grid
 from alpage.release.gate import check_cube
 from alpage.release.publish import Release, publish_release
@@ -70,7 +70,7 @@ def run(
             return RunReport(
                 url,
                 scenes=len(made.scenes) - len(made.quarantined),
-                quarantined=dict(made.quarantined),
+                quarantined=made.left_out,
                 snapshot=made.base,
             )
         store = CubeStore.open(url) if CubeStore.exists(url) else CubeStore.create(url)
@@ -159,10 +159,13 @@ def release(study: Study) -> Release:
     """
     url = study.locate(study.cube)
     store = CubeStore.open(url)
-    about = store.about()
-    if about is None:
+    if store.about() is None:
         raise CubeError(f"cube: nothing was published at {url} yet; `alpage run` does")
-    check_cube(store.read(), _layout_of(study, about))
+    # One snapshot is checked and published, whatever other runs do meanwhile.
+    snapshot = store.tip()
+    root = store.read(snapshot=snapshot)
+    about = dict(root.attrs["alpage"])
+    check_cube(root, _layout_of(study, about))
     destination = study.locate(study.release) if study.release else f"{url}.release"
     scenes = recorded_scenes(url, about)
     if scenes is not None:
@@ -175,12 +178,10 @@ def release(study: Study) -> Release:
         preview=product.preview,
         zones=study.zone_geometries(),
     )
-    return publish_release(url, store.tip(), destination, scenes=scenes, about=told)
+    return publish_release(url, snapshot, destination, scenes=scenes, about=told)
 
 
-def series(
-    study: Study, *, calendar: str | None = None, zone: str | None = None
-) -> pd.DataFrame:
+def series(study: Study, *, calendar: str | None = None, zone: str | None = None) -> pd.DataFrame:
     """Return the series of a study's cube as a table: zone, time, one column a series."""
     cube = open_cube(study.locate(study.cube))
     chosen = calendar or next(iter(cube.series_calendars), "day")
@@ -216,9 +217,13 @@ def _plan(study: Study, found: SearchResult | None) -> tuple[Plan, str | None]:
     """The plan, and the branch of the interrupted run that it goes on from, if any."""
     study.load_parameters(study.load_product())
     found = found or search(study)
+    rejected = dict(found.rejected)
+    if rejected and study.on_bad_scene == "stop":
+        name, reason = next(iter(rejected.items()))
+        raise ArchiveError(f"on_bad_scene is stop, and item {name} is bad: {reason}")
     url = study.locate(study.cube)
     if not CubeStore.exists(url):
-        return make_plan(study, found.scenes, store=None), None
+        return make_plan(study, found.scenes, store=None, rejected=rejected), None
     store = CubeStore.open(url)
     about = store.about()
     recorded = recorded_scenes(url, about) if about is not None else None
@@ -230,6 +235,7 @@ def _plan(study: Study, found: SearchResult | None) -> tuple[Plan, str | None]:
         store=store,
         branch=branch if resumes else MAIN,
         recorded_scenes=recorded,
+        rejected=rejected,
     )
     return made, branch if resumes else None
 

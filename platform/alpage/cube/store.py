@@ -122,7 +122,7 @@ class CubeStore:
         return zarr.open_group(session.store, mode="r")
 
     def about(self, *, branch: str = MAIN) -> dict[str, Any] | None:
-        """Return what the cube says of itself, None where nothing was laid out on the branch yet."""
+        """Return what the cube says of itself, None where nothing was laid out yet."""
         try:
             return dict(self.read(branch=branch).attrs["alpage"])
         except (FileNotFoundError, KeyError):

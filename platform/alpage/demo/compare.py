@@ -90,15 +90,18 @@ def compare_snow(cube: Cube, valley: Valley) -> list[dict[str, Any]]:
         valley.truth / "snow_cover_fraction.csv", parse_dates=["date"], index_col="date"
     )["snow_fraction"]
     rows = [
-        _row("snow", "snow-covered fraction", (fraction - truth.reindex(fraction.index)).to_numpy(), "")
+        _row(
+            "snow",
+            "snow-covered fraction",
+            (fraction - truth.reindex(fraction.index)).to_numpy(),
+            "",
+        )
     ]
     line = series["snow_line"].to_series()[seen].dropna()
-    true_line = pd.read_csv(
-        valley.truth / "snow_line.csv", parse_dates=["date"], index_col="date"
-    )["elevation_m"]
-    rows.append(
-        _row("snow", "snow line", (line - true_line.reindex(line.index)).to_numpy(), "m")
-    )
+    true_line = pd.read_csv(valley.truth / "snow_line.csv", parse_dates=["date"], index_col="date")[
+        "elevation_m"
+    ]
+    rows.append(_row("snow", "snow line", (line - true_line.reindex(line.index)).to_numpy(), "m"))
     for path in sorted(valley.truth.glob("scd_*.tif")):
         season = path.stem.removeprefix("scd_").split("-")[0]
         found = cube["season"]["scd"].sel(time=f"{season}-09-01")
@@ -114,7 +117,9 @@ def compare_snow(cube: Cube, valley: Valley) -> list[dict[str, Any]]:
         nearest = true.sel(x=found["x"], y=found["y"], method="nearest", tolerance=10.1)
         difference = (found - nearest).to_numpy()
         rows.append(
-            _row("snow", f"days with snow, {path.stem[4:]}", difference[np.isfinite(difference)], "d")
+            _row(
+                "snow", f"days with snow, {path.stem[4:]}", difference[np.isfinite(difference)], "d"
+            )
         )
     return rows
 

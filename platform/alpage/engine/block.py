@@ -1,4 +1,4 @@
-"""One block: what a worker does, from imagery or layers to shards. One task, one read, one retry."""
+"""One block: what a worker does, from imagery or layers to shards, in one task."""
 
 import time
 from collections.abc import Mapping
@@ -123,6 +123,7 @@ def _observe(
     span = layout.axes[Calendar.DAY].block_span(task.id.block)
     dem = _read_dem(shared, geobox, counters)
     zones = _zones(task, layout.grid.tile_box(tile))
+    assert task.area is not None
     area = inside(shapely.from_wkb(task.area), layout.grid.tile_box(tile))
     rows, columns = layout.grid.slices(tile)
     origin_yx = (rows.start - halo, columns.start - halo)
@@ -164,8 +165,8 @@ def _observe(
                 values = _checked(stage.name, found, layer, (len(slots), *inner_shape))
                 dense[layer.name][slots] = values
                 statistics.add(layer, values)
-            for name, table in tables.items():
-                table[slots] = found[name]
+            for name, rows_of in tables.items():
+                rows_of[slots] = found[name]
             clock.lap("compute")
     for layer in stage.layers:
         root[layer.path][layout.slices(layer, tile, task.id.block)] = dense[layer.name]
@@ -260,7 +261,7 @@ def _read_segment(
 def _read_slots(
     array: zarr.Array, indices: NDArray[np.int64], rows: slice, columns: slice, layer: Layer
 ) -> NDArray[Any]:
-    """Read some time steps of a tile, one inner chunk's worth at a time; fill where there are none."""
+    """Read some time steps of a tile, an inner chunk's worth at a time; else fill."""
     shape = (len(indices), rows.stop - rows.start, columns.stop - columns.start)
     out = np.full(shape, layer.fill, dtype=layer.dtype)
     inside = np.flatnonzero((indices >= 0) & (indices < array.shape[0]))

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ from alpage.errors import SceneError
 from alpage.product import Band
 from alpage.science.masks import Quality, qa_pixel_table, scl_table
 from alpage.timeaxis import Dates
+
+Pixels = dict[str, NDArray[Any]]
 
 Day = tuple[np.datetime64, tuple[SceneSource, ...]]
 """A day and its scenes, in the order in which they are laid."""
@@ -61,7 +64,7 @@ def read_days(
     kernels = {band.name: band.kernel for band in bands} | {QUALITY: "nearest"}
     radiometry = {name: [_common(scenes, name) for _, scenes in days] for name in names}
 
-    def read(scene: SceneSource, name: str) -> tuple[NDArray[np.generic], ReadCounters]:
+    def read(scene: SceneSource, name: str) -> tuple[NDArray[Any], ReadCounters]:
         own = ReadCounters()
         source = scene.bands[name]
         try:
@@ -69,7 +72,7 @@ def read_days(
         except BadCog as error:
             raise SceneError(scene.id, f"band {name}: {error}") from error
 
-    def collect(scene: SceneSource, pixels: dict[str, NDArray], day: int) -> dict[str, NDArray]:
+    def collect(scene: SceneSource, pixels: Pixels, day: int) -> Pixels:
         for name in names:
             source = scene.bands[name]
             pixels[name] = _normalised(pixels[name], source, radiometry[name][day])
@@ -124,7 +127,9 @@ def _common(scenes: tuple[SceneSource, ...], band: str) -> tuple[float, float]:
     )
 
 
-def _normalised(dn: NDArray, source: BandSource, common: tuple[float, float]) -> NDArray[np.uint16]:
+def _normalised(
+    dn: NDArray[Any], source: BandSource, common: tuple[float, float]
+) -> NDArray[np.uint16]:
     gain, offset = common
     empty = dn == source.nodata
     own_gain, own_offset = source.gain, source.offset
@@ -136,8 +141,8 @@ def _normalised(dn: NDArray, source: BandSource, common: tuple[float, float]) ->
     return out
 
 
-def _holes(pixels: dict[str, NDArray], names: tuple[str, ...]) -> NDArray[np.bool_]:
-    holes = (pixels[QUALITY] & Quality.FILL) != 0
+def _holes(pixels: Pixels, names: tuple[str, ...]) -> NDArray[np.bool_]:
+    holes: NDArray[np.bool_] = (pixels[QUALITY] & Quality.FILL) != 0
     for name in names:
         holes |= pixels[name] == 0
     return holes

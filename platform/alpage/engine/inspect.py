@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from shapely.geometry import Polygon
 
 from alpage.archive.radiometry import judge
 from alpage.archive.scene import Scene
@@ -18,6 +19,7 @@ from alpage.engine.header import BadCog, CogHeader
 from alpage.engine.storage import ReadCounters
 from alpage.engine.tiff import read_header
 from alpage.errors import SceneError, UntrustedHref
+from alpage.grid import project
 from alpage.product import Band
 
 QUALITY = "quality"
@@ -79,14 +81,7 @@ def inspect(scene: Scene, bands: tuple[Band, ...], counters: ReadCounters) -> Sc
     sensor = SENSORS[scene.sensor]
     sources = {}
     for name in (*(band.name for band in bands), QUALITY):
-        if name not in scene.assets:
-            there = ", ".join(sorted(scene.assets)) or "none"
-            raise SceneError(scene.id, f"band {name} is missing; there are {there}")
-        asset = scene.assets[name]
-        try:
-            header = read_header(asset.href, counters)
-        except (BadCog, UntrustedHref) as error:
-            raise SceneError(scene.id, f"band {name}: {error}") from error
+        header, asset = read_band(scene, name, counters), scene.assets[name]
         expected = ("uint8", "uint16") if name == QUALITY else ("uint16", "int16")
         if header.dtype not in expected:
             raise SceneError(
@@ -99,6 +94,35 @@ def inspect(scene: Scene, bands: tuple[Band, ...], counters: ReadCounters) -> Sc
     if sensor.quality_kind == "scl":
         _check_offset(scene, sources, counters)
     return SceneSource(scene.id, np.datetime64(scene.solar_day, "D"), sensor.quality_kind, sources)
+
+
+def read_band(scene: Scene, name: str, counters: ReadCounters) -> CogHeader:
+    """Return the header of a scene's band.
+
+    Raises SceneError where the band is missing, is not a sound COG, or does not lie where the
+    item says.
+    """
+    if name not in scene.assets:
+        there = ", ".join(sorted(scene.assets)) or "none"
+        raise SceneError(scene.id, f"band {name} is missing; there are {there}")
+    try:
+        header = read_header(scene.assets[name].href, counters)
+    except (BadCog, UntrustedHref) as error:
+        raise SceneError(scene.id, f"band {name}: {error}") from error
+    if isinstance(header.crs, int) and scene.crs not in (None, header.crs):
+        raise SceneError(
+            scene.id, f"band {name} is in EPSG:{header.crs}, its item says EPSG:{scene.crs}"
+        )
+    (a, b, c, d, e, f), (height, width) = header.transform, header.shape_yx
+    corners = [
+        (a * column + b * row + c, d * column + e * row + f)
+        for row, column in ((0, 0), (0, width), (height, width), (height, 0))
+    ]
+    told = project(scene.footprint, header.crs)
+    # Infinite where the footprint has no place in the file's CRS.
+    if not (np.isfinite(told.bounds).all() and told.intersects(Polygon(corners))):
+        raise SceneError(scene.id, f"band {name} lies outside the footprint that its item gives")
+    return header
 
 
 def _check_offset(scene: Scene, sources: Mapping[str, BandSource], counters: ReadCounters) -> None:

@@ -44,7 +44,7 @@ def batch_px(layout: Layout, memory_gib: float, context: Context) -> int:
 
 
 def dense_bytes(layout: Layout, stage: Observe | Derive) -> int:
-    """Return the bytes of a block's layers, all slots filled, and of one more while it is encoded."""
+    """Return the bytes of a block's dense layers, and of one more while it is encoded."""
     area = layout.grid.tile_px**2
     sizes = [
         area * layout.axes[layer.calendar].window * _itemsize(layer.dtype) for layer in stage.layers

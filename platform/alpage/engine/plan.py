@@ -14,6 +14,7 @@ import shapely
 import zarr
 from numpy.typing import NDArray
 from pydantic import BaseModel
+from pyproj import CRS
 from shapely.geometry.base import BaseGeometry
 
 from alpage.archive.scene import Scene
@@ -23,14 +24,14 @@ from alpage.cube.layout import Axis, Layout, axes_for, zone_steps
 from alpage.cube.ledger import BlockId, Ledger, digest
 from alpage.cube.store import MAIN, CubeStore
 from alpage.engine.bill import Bill, draw_bill
-from alpage.engine.inspect import SceneSource, inspect_scenes
+from alpage.engine.header import CogHeader
+from alpage.engine.inspect import SceneSource, inspect_scenes, read_band
 from alpage.engine.memory import batch_px
 from alpage.engine.relief import read_relief
 from alpage.engine.shared import Shared
 from alpage.engine.storage import ReadCounters
-from alpage.engine.tiff import read_header
 from alpage.engine.work import SceneIndex, Work
-from alpage.errors import ArchiveError, CubeError, StudyError
+from alpage.errors import ArchiveError, CubeError, SceneError, StudyError
 from alpage.grid import Grid, Tile, grid_over
 from alpage.product import Context, Gather, Observe, Product, Summarise, Zone
 from alpage.settings import settings
@@ -60,12 +61,21 @@ class Plan:
     base: str | None
     """The snapshot of main that the plan was made on."""
     bill: Bill
+    rejected: Mapping[str, str] = field(default_factory=dict)
+    """Items of the archive that are no scenes, with the reason."""
     inspection: ReadCounters = field(default_factory=ReadCounters)
 
     @property
     def layout(self) -> Layout:
         """The layout that the cube will have."""
         return self.shared.layout
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Everything of the archive that is bad and not used, by name, with the reason."""
+        used = {scene.id for scene in self.scenes.scenes}
+        rejected = {name: why for name, why in self.rejected.items() if name not in used}
+        return rejected | self.quarantined
 
     @property
     def blocks(self) -> dict[str, list[BlockId]]:
@@ -80,7 +90,7 @@ def make_plan(
     store: CubeStore | None,
     branch: str = MAIN,
     recorded_scenes: SceneList | None = None,
-    quarantined: Mapping[str, str] | None = None,
+    rejected: Mapping[str, str] | None = None,
 ) -> Plan:
     """Return the plan of a study over a scene list.
 
@@ -94,8 +104,8 @@ def make_plan(
     recorded_scenes
         The scenes that the cube was built from: those outside the study's
         period stay.
-    quarantined
-        Scenes that are already known to be bad, with the reason.
+    rejected
+        What the search could not use, with the reason, to be told.
 
     Raises StudyError, CubeError, ArchiveError or LimitReached, each before anything is written.
     """
@@ -142,7 +152,7 @@ def make_plan(
     kept = found if before is not None and not zones_changed else None
     work = Work(
         layout,
-        _index(shared, merged, quarantined or {}),
+        _index(shared, merged, {}),
         _ledger(found, layout, before, zones_changed),
         digest({key: about[key] for key in IDENTITY_KEYS}),
         geometries,
@@ -155,13 +165,14 @@ def make_plan(
         work=work,
         scenes=merged,
         sources={},
-        quarantined=dict(quarantined or {}),
+        quarantined={},
         identity=about,
         before=before,
         zones_changed=zones_changed,
         recorded_digest=identity.get("scenes") if identity is not None else None,
         base=store.tip() if store is not None else None,
         bill=Bill(),
+        rejected=rejected or {},
     )
     inspect_needed(plan)
     plan.bill = draw_bill(
@@ -249,24 +260,34 @@ def _choose_grid(
 
 def _native(product: Product, scenes: SceneList) -> tuple[str, float, tuple[float, float]]:
     """The CRS that most scenes have, the product's resolution in it, and a pixel corner."""
-    bands = tuple(band.name for band in product.bands)
-    with_crs = [scene for scene in scenes.scenes if scene.crs is not None]
-    votes = [scene.crs for scene in with_crs]
-    if votes:
-        crs = max(sorted(set(votes)), key=votes.count)
-        example = next(scene for scene in with_crs if scene.crs == crs)
-    else:
-        example = scenes.scenes[0]
-        crs = None
-    sensor = SENSORS[example.sensor]
-    resolutions = [sensor.bands[name].resolution_m for name in bands]
-    resolution = min(resolutions) if product.resolution == "finest" else max(resolutions)
-    name = bands[resolutions.index(resolution)]
-    header = read_header(example.assets[name].href)
-    return (
-        f"EPSG:{crs}" if crs is not None else str(header.crs),
-        abs(header.transform[0]),
-        (header.transform[2], header.transform[5]),
+    votes = [scene.crs for scene in scenes.scenes if scene.crs is not None]
+    crs = max(sorted(set(votes)), key=votes.count) if votes else None
+    header = _example(product, [s for s in scenes.scenes if crs is None or s.crs == crs])
+    name = f"EPSG:{header.crs}" if isinstance(header.crs, int) else header.crs
+    if not CRS.from_user_input(name).is_projected:
+        raise StudyError(
+            f"grid: expected scenes in a projected CRS, these are in {_short(name)}; "
+            "give grid.crs and grid.resolution"
+        )
+    return name, abs(header.transform[0]), (header.transform[2], header.transform[5])
+
+
+def _example(product: Product, scenes: list[Scene]) -> CogHeader:
+    """The header of the first sound scene's band that decides the product's resolution."""
+    reasons = []
+    for scene in scenes:
+        known = SENSORS[scene.sensor].bands
+        try:
+            if missing := [band.name for band in product.bands if band.name not in known]:
+                raise SceneError(scene.id, f"{scene.sensor} has no band {missing[0]}")
+            metres = {band.name: known[band.name].resolution_m for band in product.bands}
+            choose = min if product.resolution == "finest" else max
+            return read_band(scene, choose(metres, key=metres.__getitem__), ReadCounters())
+        except SceneError as error:
+            reasons.append(str(error))
+    raise ArchiveError(
+        f"no scene can be used: {'; '.join(reasons[:3])}{' and so on' if reasons[3:] else ''}. "
+        "Check the archive and the product's bands"
     )
 
 

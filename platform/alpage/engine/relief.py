@@ -49,7 +49,7 @@ def read_relief(study: Study, product: Product, parameters: BaseModel, grid: Gri
                 box = grid.tile_box(tile)
                 dem = read_elevation(href, box, ReadCounters())
                 within = dem[inside(area, box) & np.isfinite(dem)]
-                bins = (within.astype(np.float64) - low) * counts.size / (high - low)
-                bins = np.clip(bins, 0, counts.size - 1).astype(np.int64)
+                position = (within.astype(np.float64) - low) * counts.size / (high - low)
+                bins = np.clip(position, 0, counts.size - 1).astype(np.int64)
                 counts += np.bincount(bins, minlength=counts.size)
     return Relief(str(digest(seen)), (low, high), tuple(int(n) for n in counts))

@@ -139,7 +139,7 @@ class Run:
                 break
             except _Replan:
                 inspect_needed(self.plan)
-        self.report.quarantined = dict(self.plan.quarantined)
+        self.report.quarantined = self.plan.left_out
         self.report.scenes = len(self.plan.scenes) - len(self.plan.quarantined)
         self.report.seconds = time.monotonic() - self._began
         return self.report
@@ -342,7 +342,7 @@ class Run:
             dates = len(work.index.scenes(block.tile, block.block))
         else:
             dates = len(work.observed(block)) or 1
-        return pixels * work.layout.grid.pixel_area_m2 / 1e6 * dates
+        return float(pixels * work.layout.grid.pixel_area_m2 / 1e6 * dates)
 
 
 def finish(run: Run, scenes_digest: str, gate: Callable[[zarr.Group], list[dict[str, Any]]]) -> str:
@@ -363,7 +363,7 @@ def finish(run: Run, scenes_digest: str, gate: Callable[[zarr.Group], list[dict[
         **root.attrs["alpage"],
         **plan.identity,
         "scenes": scenes_digest,
-        "quarantined": dict(plan.quarantined),
+        "quarantined": plan.left_out,
     }
     run.report.seconds = time.monotonic() - run._began
     session.commit(

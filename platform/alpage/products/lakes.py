@@ -21,19 +21,25 @@ from alpage.product import (
 )
 from alpage.science.masks import DEFAULT_MASK
 from alpage.science.water import (
+    CLEAR,
+    FILL,
+    LAND,
+    MASKED,
+    NEVER_WATER,
+    NODATA,
+    SNOW,
+    WATER,
     WaterParameters,
     classify_water,
     lake_area,
+    lake_threshold,
     occurrence,
     occurrence_percent,
-    otsu,
     water_observation,
 )
 from alpage.science.zonal import count_codes, histogram
 from alpage.timeaxis import Calendar, slot_of
 
-FILL = -32768
-LAND, WATER, MASKED, NODATA = 0, 1, 205, 254
 # Bins of 0.02 over the range of a normalised difference.
 LOW, HIGH, BINS = -10000, 10000, 100
 
@@ -52,7 +58,13 @@ STATE = Layer(
     "uint8",
     fill=NODATA,
     long_name="whether a pixel can be water",
-    flags={"clear": 0, "clear_never_water": 1, "masked": MASKED, "no_data": NODATA},
+    flags={
+        "clear": CLEAR,
+        "clear_never_water": NEVER_WATER,
+        "snow_or_ice": SNOW,
+        "masked": MASKED,
+        "no_data": NODATA,
+    },
 )
 CODES = Layer(
     "water",
@@ -60,7 +72,13 @@ CODES = Layer(
     "uint8",
     fill=NODATA,
     long_name="surface water",
-    flags={"land": LAND, "water": WATER, "masked": MASKED, "no_data": NODATA},
+    flags={
+        "land": LAND,
+        "water": WATER,
+        "snow_or_ice": SNOW,
+        "masked": MASKED,
+        "no_data": NODATA,
+    },
     valid_range=(0, MASKED),
 )
 
@@ -90,10 +108,12 @@ OCCURRENCE = Layer(
 
 def observe(observation: Observation) -> Mapping[str, Array]:
     """MNDWI and state of each date, and a histogram for each lake."""
-    names = ("green", "swir16", "nir")
-    gains, offsets = observation.stacked(*names)
+    bands = observation.bands
+    gains, offsets = observation.stacked("green", "swir16", "nir")
     mndwi, state = water_observation(
-        *(observation.bands[name] for name in names),
+        bands["green"],
+        bands["swir16"],
+        bands["nir"],
         observation.quality,
         gains=gains,
         offsets=offsets,
@@ -107,7 +127,7 @@ def observe(observation: Observation) -> Mapping[str, Array]:
         low=LOW,
         high=HIGH,
         n_bins=BINS,
-        where=(state == 0).view(np.uint8),
+        where=(state == CLEAR).view(np.uint8),
     )
     return {"mndwi": mndwi, "water_state": state, "mndwi_histogram": table}
 
@@ -117,10 +137,9 @@ def gather_threshold(total: Array, context: Context) -> Array:
     parameters: WaterParameters = context.parameters
     thresholds = np.full(total.shape[:2], parameters.default_threshold)
     for day, lake in zip(*np.nonzero(total.any(axis=2)), strict=True):
-        value, separability = otsu(total[day, lake], LOW * 1e-4, HIGH * 1e-4)
-        if np.isfinite(value) and separability >= parameters.minimum_separability:
-            low, high = parameters.minimum_threshold, parameters.maximum_threshold
-            thresholds[day, lake] = min(max(value, low), high)
+        thresholds[day, lake] = lake_threshold(
+            total[day, lake], LOW * 1e-4, HIGH * 1e-4, parameters
+        )
     return thresholds
 
 
@@ -157,19 +176,20 @@ def year(segment: Segment) -> Mapping[str, Array]:
 
 
 def count(segment: Segment) -> Array:
-    """Wet, dry and masked pixels of each lake; a pixel outside the swath is in none."""
-    return count_codes(segment.layers["day/water"], segment.zones, wanted=(WATER, LAND, MASKED))
+    """Wet, dry, masked and snowy pixels of each lake; one outside the swath is in none."""
+    wanted = (WATER, LAND, MASKED, SNOW)
+    return count_codes(segment.layers["day/water"], segment.zones, wanted=wanted)
 
 
 def finish(total: Array, context: Context) -> Mapping[str, Array]:
     """Area of each lake and day, with what was not seen and its uncertainty."""
     zone_px = np.array([zone.area_m2 for zone in context.zones]) / context.pixel_area_m2
-    wet, dry, _ = np.moveaxis(total, -1, 0)
+    wet, dry, _, snow = np.moveaxis(total, -1, 0)
     acquired = total.sum(axis=2) > 0
     # Whatever of the lake is not seen is invalid, outside the swath as well as under cloud.
-    invalid = np.maximum(np.rint(zone_px).astype(np.int64) - wet - dry, 0)
+    invalid = np.maximum(np.rint(zone_px).astype(np.int64) - wet - dry - snow, 0)
     found = lake_area(
-        np.stack([wet, dry, np.where(acquired, invalid, 0)], axis=-1),
+        np.stack([wet, dry, np.where(acquired, invalid, 0), snow], axis=-1),
         pixel_area_m2=context.pixel_area_m2,
         parameters=context.parameters,
     )
@@ -178,7 +198,7 @@ def finish(total: Array, context: Context) -> Mapping[str, Array]:
         "water_area_uncertainty": found.area_uncertainty_m2,
         "water_area_seen": found.area_wet_m2,
         "water_percent": found.percent_wet,
-        "invalid_fraction": np.where(acquired, found.invalid_fraction, np.nan),
+        "invalid_fraction": found.invalid_fraction,
     }
 
 
@@ -234,7 +254,7 @@ lakes = Product(
                 Series("water_percent", "percent", "water in all pixels of the lake"),
                 Series("invalid_fraction", "1", "part of the lake that was not seen"),
             ),
-            shape=lambda context: (3,),
+            shape=lambda context: (4,),
             count=count,
             finish=finish,
         ),

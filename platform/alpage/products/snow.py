@@ -123,8 +123,11 @@ def observe(observation: Observation) -> Mapping[str, Array]:
         factor=parameters.coarse_factor,
         origin_yx=observation.origin_yx,
     )
+    green, red, swir16 = (observation.inner(observation.bands[name]) for name in names)
     flags = snow_flags(
-        *(observation.inner(observation.bands[name]) for name in names),
+        green,
+        red,
+        swir16,
         observation.inner(observation.quality),
         gains=gains,
         offsets=offsets,

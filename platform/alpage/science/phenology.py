@@ -85,7 +85,7 @@ def season_metrics(
     A side that is still falling where the curve ends has perhaps not reached its base: it
     is told only if it got below the crossing as measured from the other side's base.
 
-    >>> day = np.arange(0, 360, 10.0)
+    >>> day = np.arange(-30, 400, 10.0)
     >>> curve = 0.5 - 0.3 * np.cos(2 * np.pi * day / 360)
     >>> season = season_metrics(curve, day, first_day=0, last_day=350, fraction_start=0.5)
     >>> season.start, season.peak, round(season.amplitude, 3)
@@ -119,13 +119,13 @@ def phenology_block(
     `first_day` to `last_day` or the amplitude is below the least one; a side that is missing
     leaves only its own date and the length at `fill`.
 
-    >>> day = np.arange(0, 360, 10, dtype="int32")
+    >>> day = np.arange(-30, 400, 10, dtype="int32")
     >>> curve = np.rint(5000 - 3000 * np.cos(2 * np.pi * day / 360)).astype("int16")
     >>> season = phenology_block(
     ...     curve[:, None, None], day, first_day=0, last_day=364, fill=-32768,
     ...     parameters=PhenologyParameters(fraction_start=0.5))
     >>> [int(layer[0, 0]) for layer in season]
-    [91, 181, 315, 224, 6000, 8000]
+    [91, 181, 316, 225, 6000, 8000]
     """
     if curve.ndim != 3 or slot_day.shape != curve.shape[:1] or np.any(np.diff(slot_day) <= 0):
         raise ValueError(
@@ -187,12 +187,10 @@ def _plateau_end(curve: Any, start: int) -> int:
 
 @njit(cache=True, nogil=True)
 def _main_peak(curve: Any, day: Any, limits: Any) -> Any:
-    """First and last slot of the highest maximum that is a season of its own, or -1, -1."""
-    best, best_end = -1, -1
+    """First and last slot of the maximum that stands out most from both of its sides, or -1, -1."""
+    best, best_end, best_fall = -1, -1, 0.0
     for slot in range(curve.size):
         if not limits[0] <= day[slot] <= limits[1]:
-            continue
-        if best >= 0 and not curve[slot] > curve[best]:
             continue
         end = _plateau_end(curve, slot)
         if end < 0:
@@ -204,7 +202,8 @@ def _main_peak(curve: Any, day: Any, limits: Any) -> Any:
         # A shoulder of a higher season hardly falls on the side of that season.
         if (higher_left and fall_left < least) or (higher_right and fall_right < least):
             continue
-        best, best_end = slot, end
+        if min(fall_left, fall_right) > best_fall:
+            best, best_end, best_fall = slot, end, min(fall_left, fall_right)
     return best, best_end
 
 
@@ -222,7 +221,7 @@ def _summit(curve: Any, day: Any, start: int, end: int) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _crossing(curve: Any, day: Any, peak: int, base: int, level: float) -> float:
+def _crossing(curve: Any, day: Any, peak: int, base: int, level: float) -> Any:
     """The day nearest to the peak on which the curve is at `level` on the side of `base`."""
     step = 1 if base > peak else -1
     slot = peak

@@ -130,7 +130,9 @@ def _item(spec: ArchiveSpec, number: int, name: str) -> pystac.Item:
     )
     for band in ("red", "nir", "scl"):
         item.add_asset(band, _asset(spec, band))
-    item.add_link(pystac.Link(pystac.RelType.COLLECTION, "../collection.json", pystac.MediaType.JSON))
+    item.add_link(
+        pystac.Link(pystac.RelType.COLLECTION, "../collection.json", pystac.MediaType.JSON)
+    )
     return item
 
 

@@ -132,7 +132,7 @@ def _for_stackstac(item: "pystac.Item") -> "pystac.Item":
     return item
 
 
-def decode(archive: Path, out: Path) -> dict[str, Any]:
+def floor(archive: Path, out: Path) -> dict[str, Any]:
     """The floor: rasterio decodes every band and throws it away. Writes nothing to `out`."""
     watch = Stopwatch()
     import rasterio
@@ -148,7 +148,7 @@ def decode(archive: Path, out: Path) -> dict[str, Any]:
         return {**watch.stop(), "tasks": len(paths), "decoded_bytes": decoded}
 
 
-WAYS = {way.__name__: way for way in (alpage, odc_stac, stackstac, decode)}
+WAYS = {way.__name__: way for way in (alpage, odc_stac, stackstac, floor)}
 
 
 @contextmanager

@@ -7,10 +7,10 @@ costs a search where nothing is new.
 import sys
 from typing import Any
 
-from build import main, plan, release, run, search
 from prefect import flow
 
 from alpage.study import Study
+from build import main, plan, release, run, search
 
 
 @flow(name="update", log_prints=False)

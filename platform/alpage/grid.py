@@ -161,7 +161,7 @@ def grid_over(
         Any pixel corner of the lattice, such as a scene's origin.
 
     >>> from shapely.geometry import box
-    >>> grid = grid_over(box(3.02, 50.81, 3.03, 50.82), crs="EPSG:32631", resolution=10, tile_px=512)
+    >>> grid = grid_over(box(3.02, 50.81, 3.03, 50.82), crs="EPSG:32631", resolution=10, tile_px=9)
     >>> grid.transform.c % 10, grid.shape_yx
     (0.0, (112, 72))
     """

@@ -19,6 +19,7 @@ from alpage.product import (
     Summarise,
     Table,
 )
+from alpage.science.lakes import lake_area, lake_histogram, lake_threshold
 from alpage.science.masks import DEFAULT_MASK
 from alpage.science.water import (
     CLEAR,
@@ -31,13 +32,12 @@ from alpage.science.water import (
     WATER,
     WaterParameters,
     classify_water,
-    lake_area,
-    lake_threshold,
+    dilate_clouds,
     occurrence,
     occurrence_percent,
     water_observation,
 )
-from alpage.science.zonal import count_codes, histogram
+from alpage.science.zonal import count_codes
 from alpage.timeaxis import Calendar, slot_of
 
 # Bins of 0.02 over the range of a normalised difference.
@@ -107,28 +107,24 @@ OCCURRENCE = Layer(
 
 
 def observe(observation: Observation) -> Mapping[str, Array]:
-    """MNDWI and state of each date, and a histogram for each lake."""
-    bands = observation.bands
+    """MNDWI and state of each date, and a table of clear pixels for each lake."""
+    parameters: WaterParameters = observation.context.parameters
+    green, swir16, nir = (
+        observation.inner(observation.bands[name]) for name in ("green", "swir16", "nir")
+    )
+    quality = dilate_clouds(observation.quality, parameters.cloud_dilation_px)
     gains, offsets = observation.stacked("green", "swir16", "nir")
-    mndwi, state = water_observation(
-        bands["green"],
-        bands["swir16"],
-        bands["nir"],
-        observation.quality,
+    mndwi, state, brightness = water_observation(
+        green,
+        swir16,
+        nir,
+        observation.inner(quality),
         gains=gains,
         offsets=offsets,
         mask=int(DEFAULT_MASK),
-        parameters=observation.context.parameters,
+        parameters=parameters,
     )
-    table = histogram(
-        mndwi,
-        observation.zones,
-        fill=FILL,
-        low=LOW,
-        high=HIGH,
-        n_bins=BINS,
-        where=(state == CLEAR).view(np.uint8),
-    )
+    table = lake_histogram(mndwi, brightness, observation.zones, low=LOW, high=HIGH, n_bins=BINS)
     return {"mndwi": mndwi, "water_state": state, "mndwi_histogram": table}
 
 
@@ -136,7 +132,7 @@ def gather_threshold(total: Array, context: Context) -> Array:
     """MNDWI above which a pixel is water, in units, by day and lake."""
     parameters: WaterParameters = context.parameters
     thresholds = np.full(total.shape[:2], parameters.default_threshold)
-    for day, lake in zip(*np.nonzero(total.any(axis=2)), strict=True):
+    for day, lake in zip(*np.nonzero(total.any(axis=(2, 3))), strict=True):
         thresholds[day, lake] = lake_threshold(
             total[day, lake], LOW * 1e-4, HIGH * 1e-4, parameters
         )
@@ -199,6 +195,7 @@ def finish(total: Array, context: Context) -> Mapping[str, Array]:
         "water_area_seen": found.area_wet_m2,
         "water_percent": found.percent_wet,
         "invalid_fraction": found.invalid_fraction,
+        "snow_fraction": found.snow_fraction,
     }
 
 
@@ -216,7 +213,8 @@ lakes = Product(
             bands=(Band("green"), Band("swir16"), Band("nir")),
             layers=(MNDWI, STATE),
             function=observe,
-            tables=(Table("mndwi_histogram", lambda context: (BINS,), by_zone=True),),
+            tables=(Table("mndwi_histogram", lambda context: (BINS, 2), by_zone=True),),
+            halo_px=lambda context: int(context.parameters.cloud_dilation_px),
         ),
         Gather(
             "threshold",
@@ -248,11 +246,14 @@ lakes = Product(
             "series",
             reads=("day/water",),
             series=(
-                Series("water_area", "m2", "water of the lake, corrected for what was not seen"),
+                Series(
+                    "water_area", "m2", "open water of the lake, corrected for what was not seen"
+                ),
                 Series("water_area_uncertainty", "m2", "standard uncertainty of the area"),
                 Series("water_area_seen", "m2", "water of the lake that was seen"),
                 Series("water_percent", "percent", "water in all pixels of the lake"),
                 Series("invalid_fraction", "1", "part of the lake that was not seen"),
+                Series("snow_fraction", "1", "part of the lake under snow or ice"),
             ),
             shape=lambda context: (4,),
             count=count,

@@ -107,6 +107,10 @@ def _bins(context: Context) -> int:
     return elevation_bins(low, high, context.parameters.elevation_step_m)[0]
 
 
+def _table_shape(context: Context) -> tuple[int, ...]:
+    return max(_bins(context), 1), 3
+
+
 def _halo(context: Context) -> int:
     return coarse_halo(context.parameters.coarse_factor)
 
@@ -137,9 +141,10 @@ def observe(observation: Observation) -> Mapping[str, Array]:
     assert observation.dem is not None
     low, high = observation.context.dem_range_m
     dem = np.where(observation.area, observation.inner(observation.dem), np.float32("nan"))
-    table = elevation_histogram(
-        flags, dem, z_min=low, z_max=high, n_bins=_bins(observation.context)
-    )
+    n_bins = _bins(observation.context)
+    table = np.zeros((len(flags), *_table_shape(observation.context)), dtype=np.int64)
+    if n_bins:
+        table[:] = elevation_histogram(flags, dem, z_min=low, z_max=high, n_bins=n_bins)
     return {"snow_flags": flags, "elevation": table}
 
 
@@ -150,6 +155,9 @@ def gather_snow_line(total: Array, context: Context) -> Array:
     asks for all pixels, which the relief tells.
     """
     low, high = context.dem_range_m
+    if _bins(context) == 0:
+        # Too flat for a snow line: Let-It-Snow keeps its first pass.
+        return np.full(len(total), NO_SNOW_LINE)
     histogram = total.copy()
     histogram[..., 0] = np.array(context.relief, dtype=np.int64)
     lines = np.full(len(total), NO_SNOW_LINE)
@@ -262,7 +270,7 @@ snow = Product(
             bands=(Band("green"), Band("red"), Band("swir16")),
             layers=(FLAGS,),
             function=observe,
-            tables=(Table("elevation", lambda context: (_bins(context), 3)),),
+            tables=(Table("elevation", _table_shape),),
             halo_px=_halo,
         ),
         Gather("snow_line", "elevation", shape=lambda context: (), function=gather_snow_line),

@@ -188,7 +188,7 @@ def _plateau_end(curve: Any, start: int) -> int:
 @njit(cache=True, nogil=True)
 def _main_peak(curve: Any, day: Any, limits: Any) -> Any:
     """First and last slot of the maximum that stands out most from both of its sides, or -1, -1."""
-    best, best_end, best_fall = -1, -1, 0.0
+    best, best_end, best_falls = -1, -1, 0.0
     for slot in range(curve.size):
         if not limits[0] <= day[slot] <= limits[1]:
             continue
@@ -202,8 +202,8 @@ def _main_peak(curve: Any, day: Any, limits: Any) -> Any:
         # A shoulder of a higher season hardly falls on the side of that season.
         if (higher_left and fall_left < least) or (higher_right and fall_right < least):
             continue
-        if min(fall_left, fall_right) > best_fall:
-            best, best_end, best_fall = slot, end, min(fall_left, fall_right)
+        if fall_left + fall_right > best_falls:
+            best, best_end, best_falls = slot, end, fall_left + fall_right
     return best, best_end
 
 

@@ -1,16 +1,16 @@
-"""Surface water from MNDWI: what can be water, a threshold per lake, occurrence and area.
+"""Surface water from MNDWI: what can be water, land and water, and how often.
 
-Sources: Xu 2006, 10.1080/01431160600589179 (MNDWI); Otsu 1979, 10.1109/TSMC.1979.4310076;
-Pekel et al. 2016, 10.1038/nature20584 (occurrence); Krause et al. 2021,
-10.3390/rs13081437 (series of lakes).
+Sources: Xu 2006, 10.1080/01431160600589179 (MNDWI); Pekel et al. 2016, 10.1038/nature20584
+(occurrence). Thresholds and areas of single lakes are in `science.lakes`.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+from scipy import ndimage
 
 from alpage.science.masks import Quality
 
@@ -21,6 +21,7 @@ CLEAR, NEVER_WATER = 0, 1
 
 _FILL_BIT = int(Quality.FILL)
 _DOUBTFUL = int(Quality.DARK | Quality.SNOW)
+_SPREADS = int(Quality.CLOUD | Quality.CIRRUS | Quality.SHADOW)
 
 
 class WaterParameters(BaseModel):
@@ -47,16 +48,29 @@ class WaterParameters(BaseModel):
         ge=0,
         le=0.5,
         description="part of a lake's clear pixels that water and land must each hold: below it "
-        "Otsu's threshold splits the larger class",
+        "Otsu's threshold splits the larger class; and part of open water and snow that must be "
+        "water for a lake not to be called frozen",
     )
     minimum_threshold: float = Field(
-        -0.2,
+        -0.3,
         ge=-1,
         le=1,
-        description="lowest threshold of a lake: half water, half dense vegetation",
+        description="lowest threshold of a lake: a pixel half of clear water, half of meadow "
+        "(green 0.05, SWIR 0.19) is at -0.24",
     )
     maximum_threshold: float = Field(
-        0.4, ge=-1, le=1, description="highest threshold of a lake: above it water itself is cut"
+        0.4,
+        ge=-1,
+        le=1,
+        description="highest threshold of a lake: a pixel half of turbid water (green 0.20, SWIR "
+        "0.03), half of dark wood (0.02, 0.06) is at 0.42",
+    )
+    cloud_dilation_px: int = Field(
+        3,
+        ge=0,
+        le=32,
+        description="pixels around clouds and their shadows that are masked with them: masks miss "
+        "their edges, where haze takes water for land (WOfS)",
     )
     maximum_invalid: float = Field(
         0.10,
@@ -87,67 +101,21 @@ class WaterParameters(BaseModel):
     )
 
 
-def otsu(histogram: NDArray[np.int64], low: float, high: float) -> tuple[float, float]:
-    """Return the threshold that best parts a histogram in two, and how well it does: floats.
+def dilate_clouds(quality: NDArray[np.uint8], radius_px: int) -> NDArray[np.uint8]:
+    """Return the quality bits with CLOUD up to `radius_px` around cloud, cirrus and shadow.
 
-    `histogram` counts values in equal bins over [low, high]. The threshold lies on an edge
-    between bins; where empty bins give a range of equally good ones, it is their middle.
-    Separability is the variance between the classes over the total variance, 0 to 1. Both
-    are NaN with fewer than two bins that hold anything.
+    `quality` has shape (t, y, x); the neighbourhood is a square. What lies beyond the edge
+    of the array is not known: cut a margin of `radius_px` off the result.
 
-    >>> otsu(np.array([3, 5, 0, 0, 4, 2]), 0.0, 6.0)
-    (3.0, 0.9362...)
+    >>> dilate_clouds(np.array([[[0, 0, 0, 8, 1]]], dtype="uint8"), 1)
+    array([[[ 0,  0,  2, 10,  3]]], dtype=uint8)
     """
-    counts = histogram.astype(np.float64)
-    if np.count_nonzero(counts) < 2:
-        return float("nan"), float("nan")
-    # In units of bins from the first one: only the way back depends on low and high.
-    bins = np.arange(counts.size, dtype=np.float64)
-    below, total = np.cumsum(counts), counts.sum()
-    mass, moment = np.cumsum(counts * bins), float(counts @ bins)
-    parted = (below > 0) & (below < total)
-    between = np.zeros(counts.size)
-    between[parted] = (total * mass - moment * below)[parted] ** 2 / (below * (total - below))[
-        parted
-    ]
-    first = int(np.argmax(between))
-    last = int(np.flatnonzero(below == below[first])[-1])
-    scatter = total * (total * float(counts @ bins**2) - moment**2)
-    edge = 1 + (first + last) / 2
-    threshold = low + edge * (high - low) / counts.size
-    return threshold, float(min(between[first] * total / scatter, 1.0))
-
-
-def lake_threshold(
-    histogram: NDArray[np.int64], low: float, high: float, parameters: WaterParameters
-) -> float:
-    """Return the MNDWI above which a lake's pixels are water on one date.
-
-    Otsu's threshold of the lake's clear pixels, kept within its physical range, if the
-    histogram shows two classes in earnest: separable, neither of them small, and on either
-    side of the default threshold. All water, all land, and water beside hazy water fail
-    one of the three and take the default.
-
-    >>> histogram = np.array([0, 6, 1, 0, 0, 1, 2, 9, 0, 0])
-    >>> round(lake_threshold(histogram, -1.0, 1.0, WaterParameters()), 6)
-    -0.2
-    >>> lake_threshold(np.array([0, 0, 0, 0, 0, 0, 6, 1, 0, 9]), -1.0, 1.0, WaterParameters())
-    0.0
-    """
-    threshold, separability = otsu(histogram, low, high)
-    if not separability > parameters.minimum_separability:
-        return parameters.default_threshold
-    width = (high - low) / histogram.size
-    centres = low + width * (np.arange(histogram.size) + 0.5)
-    wet = centres > threshold
-    n_wet, n_all = int(histogram[wet].sum()), int(histogram.sum())
-    mean_wet = float(histogram[wet] @ centres[wet]) / n_wet
-    mean_dry = float(histogram[~wet] @ centres[~wet]) / (n_all - n_wet)
-    if min(n_wet, n_all - n_wet) < parameters.minimum_class * n_all:
-        return parameters.default_threshold
-    if not mean_dry < parameters.default_threshold < mean_wet:
-        return parameters.default_threshold
-    return min(max(threshold, parameters.minimum_threshold), parameters.maximum_threshold)
+    cloudy = (quality & _SPREADS != 0).view(np.uint8)
+    if radius_px == 0 or not cloudy.any():
+        return quality
+    for axis in (1, 2):
+        cloudy = ndimage.maximum_filter1d(cloudy, 2 * radius_px + 1, axis=axis, mode="nearest")
+    return np.asarray(quality | cloudy * np.uint8(Quality.CLOUD), np.uint8)
 
 
 def water_observation(
@@ -160,8 +128,8 @@ def water_observation(
     offsets: NDArray[np.floating[Any]],
     mask: int,
     parameters: WaterParameters,
-) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
-    """Return MNDWI × 10000 (int16) and state (uint8) of each pixel, both (t, y, x).
+) -> tuple[NDArray[np.int16], NDArray[np.uint8], NDArray[np.int32]]:
+    """Return MNDWI × 10000 (int16), state (uint8) and brightness (int32), each (t, y, x).
 
     The bands are digital numbers, 0 = no data; `gains` and `offsets` of shape (3, t) turn
     green, SWIR and NIR into reflectance × 1e4. The state is
@@ -175,15 +143,16 @@ def water_observation(
     In shadow only skylight falls, which is so poor in SWIR that any ground has the MNDWI
     of water; NIR fails less. Such a pixel is water only if NDWI is beyond what skylight
     makes of rock and green is above noise; it is land where NIR exceeds green by more than
-    noise; else it stays undecided. MNDWI is FILL where the state is MASKED or NODATA.
+    noise; else it stays undecided. MNDWI is FILL where the state is MASKED or NODATA. Brightness is
+    green + SWIR × 1e4, at least 1, where the state is CLEAR, and 0 elsewhere.
 
     >>> dn = np.array([[[800, 7800, 300]]], dtype="uint16")
     >>> swir, nir = (np.array([[v]], dtype="uint16") for v in ([100, 800, 100], [200, 7000, 280]))
-    >>> index, state = water_observation(
+    >>> index, state, brightness = water_observation(
     ...     dn, swir, nir, np.array([[[0, 0, 128]]], dtype="uint8"),
     ...     gains=np.ones((3, 1)), offsets=np.zeros((3, 1)), mask=2, parameters=WaterParameters())
-    >>> index.tolist(), state.tolist()
-    ([[[7778, 8140, -32768]]], [[[0, 2, 205]]])
+    >>> index.tolist(), state.tolist(), brightness.tolist()
+    ([[[7778, 8140, -32768]]], [[[0, 2, 205]]], [[[900, 0, 0]]])
     """
     shape = green.shape
     for name, array in (("swir16", swir16), ("nir", nir), ("quality", quality)):
@@ -211,6 +180,7 @@ def _water_observation(
 ) -> Any:
     mndwi = np.full(green.shape, FILL, np.int16)
     state = np.empty(green.shape, np.uint8)
+    brightness = np.zeros(green.shape, np.int32)
     for t in range(green.shape[0]):
         for y in range(green.shape[1]):
             for x in range(green.shape[2]):
@@ -230,7 +200,9 @@ def _water_observation(
                 if found != MASKED:
                     value = np.rint(10000.0 * (g - s) / (g + s))
                     mndwi[t, y, x] = np.int16(min(max(value, -10000.0), 10000.0))
-    return mndwi, state
+                if found == CLEAR:
+                    brightness[t, y, x] = max(np.int32(np.rint(g + s)), 1)
+    return mndwi, state, brightness
 
 
 @njit(cache=True, nogil=True)
@@ -337,67 +309,3 @@ def occurrence_percent(
     months = seen.sum(axis=0)
     percent = np.rint(100 * share.sum(axis=0) / np.maximum(months, 1))
     return np.where(months > 0, percent, 255).astype(np.uint8)
-
-
-class LakeArea(NamedTuple):
-    """Area of lakes by date, each float64 (t, lakes)."""
-
-    area_wet_m2: NDArray[np.float64]
-    """Water that was seen."""
-    percent_wet: NDArray[np.float64]
-    """Water in percent of all pixels: too low by what was not seen."""
-    invalid_fraction: NDArray[np.float64]
-    """Part of the lake that was not seen."""
-    area_m2: NDArray[np.float64]
-    """Water, with as much in the unseen part as in the seen one."""
-    area_uncertainty_m2: NDArray[np.float64]
-    """Standard uncertainty of `area_m2`."""
-
-
-def lake_area(
-    counts: NDArray[np.int64], *, pixel_area_m2: float, parameters: WaterParameters
-) -> LakeArea:
-    """Return area, percentage and uncertainty of each lake and date: float64 (t, lakes).
-
-    `counts` of shape (t, lakes, 4) holds wet, dry, invalid and snowy pixels. Areas and
-    percentages are NaN where more than `maximum_invalid` of the lake is invalid, and where
-    snow beyond that share could hide more water than is seen: nothing then tells a frozen
-    lake from a snowy shore. Else snow counts as dry.
-
-    The uncertainty of `area_m2` adds three independent parts in squares:
-
-    - of k unseen pixels any number may be wet: uniform over 0 to k, about the share p that
-      the seen part has, k √(1/12 + (p - 1/2)²);
-    - any number of s snowy pixels may be ice, counted as none: s / √3;
-    - a shore pixel is called all water or all land, an error of 1/√12, and since one
-      threshold decides all of them, these errors add up. A circle, the shortest shore
-      that holds the area, passes through 4/π pixels per pixel of its length. This is half
-      a pixel along the shore, as Hanshaw and Bookhagen 2014 take it, 10.5194/tc-8-359-2014.
-
-    >>> found = lake_area(
-    ...     np.array([[[60, 30, 10, 0], [59, 30, 11, 0]]]),
-    ...     pixel_area_m2=400, parameters=WaterParameters())
-    >>> found.percent_wet, found.area_m2.round(), found.area_uncertainty_m2.round()
-    (array([[60., nan]]), array([[26667., nan]]), array([[4459., nan]]))
-    """
-    wet, dry, invalid, snow = np.moveaxis(counts.astype(np.float64), -1, 0)
-    total, seen = counts.sum(axis=-1).astype(np.float64), wet + dry + snow
-    share_invalid, share_snow = _share(invalid, total), _share(snow, total)
-    limit = parameters.maximum_invalid
-    known = (share_invalid <= limit) & ((share_snow <= limit) | (snow <= np.sqrt(3) * wet))
-    wet_of_seen = _share(wet, seen)
-    area = wet_of_seen * total
-    unseen = invalid * np.sqrt(1 / 12 + (wet_of_seen - 0.5) ** 2)
-    shore = 4 / np.pi * 2 * np.sqrt(np.pi * area) / np.sqrt(12)
-    uncertainty = np.sqrt(unseen**2 + snow**2 / 3 + shore**2)
-    return LakeArea(
-        area_wet_m2=np.where(total > 0, wet * pixel_area_m2, np.nan),
-        percent_wet=np.where(known, 100 * _share(wet, total), np.nan),
-        invalid_fraction=share_invalid,
-        area_m2=np.where(known, area * pixel_area_m2, np.nan),
-        area_uncertainty_m2=np.where(known, uncertainty * pixel_area_m2, np.nan),
-    )
-
-
-def _share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0))

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pystac
 import shapely
-from alpage.simulate.files import replacing, write_cog
-from alpage.simulate.spec import PIXEL_M, Tile
 from numpy.typing import NDArray
 from pyproj import Transformer
 from scipy import ndimage
+
+from alpage.simulate.files import replacing, write_cog
+from alpage.simulate.spec import PIXEL_M, Tile
 
 WORKERS = 2
 COLLECTION = "sentinel-2-l2a"
@@ -54,7 +55,8 @@ def make_archive(spec: ArchiveSpec, root: Path) -> Path:
     if (folder / "collection.json").exists():
         return folder
     with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as pool:
-        items = list(pool.map(_write_scene, *zip(*((spec, n, folder) for n in range(spec.dates)))))
+        jobs = [pool.submit(_write_scene, spec, n, folder) for n in range(spec.dates)]
+        items = [job.result() for job in jobs]
     # Pixel centres lie within, and the grid that covers it is the scenes' own.
     area = shapely.geometry.mapping(_outline(spec.tile, inset_m=PIXEL_M / 5))
     (folder / "area.geojson").write_text(json.dumps(area))

@@ -18,11 +18,12 @@ import numpy as np
 import psutil
 import xarray as xr
 import zarr
-from alpage.cube.store import CubeStore
 from archive import ArchiveSpec, make_archive
 from peers import FILL, WAYS, WORKERS
 from rich.console import Console
 from rich.table import Table
+
+from alpage.cube.store import CubeStore
 
 HERE = Path(__file__).parent
 DATA = HERE / ".data"

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 
 import numpy as np
+from numba import njit
+
 from alpage.product import Array, Band, Derive, Layer, Observation, Observe, Product, Segment
 from alpage.science.indices import normalized_difference
 from alpage.science.masks import DEFAULT_MASK
 from alpage.timeaxis import Calendar
-from numba import njit
 
 FILL = -32768
 

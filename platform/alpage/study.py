@@ -229,6 +229,11 @@ class Study(_Strict):
             ) from error
         except ProductError as error:
             raise StudyError(f"product: {self.product} is not well formed: {error}") from error
+        except Exception as error:
+            raise StudyError(
+                f"product: expected to import {module_name}, got {type(error).__name__}: "
+                f"{str(error).splitlines()[0] if str(error) else 'no reason'}"
+            ) from error
         if not isinstance(found, Product):
             raise StudyError(
                 f"product: expected a Product at {self.product}, got {type(found).__name__}"
@@ -240,7 +245,9 @@ class Study(_Strict):
         try:
             return product.parameters.model_validate(self.parameters)
         except ValidationError as error:
-            raise StudyError(_sentence(error, prefix="parameters.")) from error
+            names = ", ".join(product.parameters.model_fields) or "none"
+            known = f"product {product.name} takes {names}"
+            raise StudyError(_sentence(error, prefix="parameters.", known=known)) from error
 
     def geometry(self) -> BaseGeometry:
         """Return the area in EPSG:4326.
@@ -284,10 +291,15 @@ class Study(_Strict):
         features = content.get("features", [content]) if isinstance(content, dict) else []
         surfaces = []
         for number, feature in enumerate(features):
-            geometry = feature.get("geometry", feature)
-            if not geometry or not geometry.get("coordinates"):
+            geometry = feature.get("geometry", feature) if isinstance(feature, dict) else None
+            if not isinstance(geometry, dict) or not geometry.get("coordinates"):
                 raise StudyError(f"{key}: feature {number} of {where} has no geometry")
-            surface = shapely.make_valid(shape(geometry))
+            try:
+                surface = shapely.make_valid(shape(geometry))
+            except (AttributeError, LookupError, TypeError, ValueError) as error:
+                raise StudyError(
+                    f"{key}: feature {number} of {where} is expected to be GeoJSON, {error}"
+                ) from error
             if surface.is_empty or surface.area == 0:
                 raise StudyError(
                     f"{key}: feature {number} of {where} is expected to be a polygon, "
@@ -319,7 +331,9 @@ def read_study(path: str | Path) -> Study:
     except FileNotFoundError:
         raise StudyError(f"study: there is no file {path}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise StudyError(f"study: {path} is not readable YAML: {error}") from error
+        raise StudyError(
+            f"study: {path} is not readable YAML: {' '.join(str(error).split())}"
+        ) from error
     return make_study(content, folder=path.resolve().parent)
 
 
@@ -341,12 +355,14 @@ def make_study(content: Any, *, folder: Path | None = None) -> Study:
     return study
 
 
-def _sentence(error: ValidationError, prefix: str = "") -> str:
+def _sentence(
+    error: ValidationError, prefix: str = "", known: str = "see `alpage schema` for those that are"
+) -> str:
     first = error.errors(include_url=False)[0]
     key = prefix + ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        return f"{key}: this key is not known; see `alpage schema` for those that are"
+        return f"{key}: this key is not known; {known}"
     if first["type"] == "missing":
         return f"{key}: expected a value, the study has none"
     came = first["input"]

@@ -15,7 +15,7 @@ from alpage.clusters import open_cluster
 from alpage.cube.layout import Axis, Layout
 from alpage.cube.ledger import digest, read_costs
 from alpage.cube.reader import open_cube
-from alpage.cube.store import MAIN, CubeStore, held, local_path
+from alpage.cube.store import MAIN, CubeStore, held, local_path, reached
 from alpage.engine.plan import Plan, make_plan
 from alpage.engine.run import Progress, Run, RunReport, finish
 from alpage.errors import ArchiveError, CubeError
@@ -29,12 +29,15 @@ from alpage.study import Study
 
 def search(study: Study) -> SearchResult:
     """Return the scenes of a study's area and period, duplicates dropped, bad items by name."""
-    return search_archive(
-        study.locate(study.archive),
-        collection=study.collection,
-        geometry=study.geometry(),
-        period=(study.period.first, study.period.last),
-    )
+    try:
+        return search_archive(
+            study.locate(study.archive),
+            collection=study.collection,
+            geometry=study.geometry(),
+            period=(study.period.first, study.period.last),
+        )
+    except ArchiveError as error:
+        raise type(error)(f"archive: {error}") from error
 
 
 def plan(study: Study, found: SearchResult | None = None) -> Plan:
@@ -61,7 +64,7 @@ def run(
     it was.
     """
     url = study.locate(study.cube)
-    with held(url):
+    with held(url), reached(url):
         made, branch = _plan(study, found)
         made.bill.check(study.limits)
         on_plan(made)
@@ -73,8 +76,8 @@ def run(
                 quarantined=made.left_out,
                 snapshot=made.base,
             )
-        store = CubeStore.open(url) if CubeStore.exists(url) else CubeStore.create(url)
-        made.base = store.tip()
+        store = CubeStore.create(url) if made.base is None else CubeStore.open(url)
+        made.base = made.base or store.tip()
         if branch is None:
             branch = _branch_name(study)
             if branch in store.branches():
@@ -101,9 +104,9 @@ def status(study: Study) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "cube": url,
         "published": about is not None,
-        "unfinished_runs": sorted(store.branches() - {MAIN}),
+        "unfinished_runs": sorted(store.unfinished()),
     }
-    branch = next(iter(sorted(store.branches() - {MAIN})), None)
+    branch = next(iter(answer["unfinished_runs"]), None)
     if about is None and branch is not None:
         about = store.about(branch=branch)
     if about is None:

@@ -17,7 +17,6 @@ import rasterio
 import tifffile
 
 import alpage
-from alpage.clusters import open_cluster
 from alpage.cube.store import CubeStore
 from alpage.engine.run import RunReport
 from alpage.errors import (
@@ -31,7 +30,6 @@ from alpage.errors import (
     StorageError,
     StudyError,
 )
-from alpage.study import ClusterChoice
 
 ARCHIVE = "archive/00002806639B424A"
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
@@ -145,13 +143,7 @@ def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
 
 
 @pytest.fixture(scope="session")
-def address() -> Iterator[str]:
-    with open_cluster(ClusterChoice(workers=1, memory_gib=2)) as client:
-        yield str(client.scheduler.address)
-
-
-@pytest.fixture(scope="session")
-def good(shared: Path, address: str, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def good(shared: Path, scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """Everything right: an archive of nine scenes, and a cube of the eight besides the victim."""
     source = shared / ARCHIVE
     if not source.is_dir():
@@ -160,9 +152,7 @@ def good(shared: Path, address: str, tmp_path_factory: pytest.TempPathFactory) -
     archive = folder / "archive"
     archive.mkdir()
     collection = json.loads((source / "collection.json").read_text())
-    names = [
-        path.stem for day in DAYS for path in source.glob(f"*_2018{day}T*.json")
-    ]
+    names = [path.stem for day in DAYS for path in source.glob(f"*_2018{day}T*.json")]
     assert len(names) == len(DAYS)
     assert names[0] == VICTIM
     for name in names:
@@ -190,7 +180,7 @@ def good(shared: Path, address: str, tmp_path_factory: pytest.TempPathFactory) -
             "period": "2018-04-10/2018-06-30",
             "archive": str(archive / "collection.json"),
             "cube": str(folder / "cube"),
-            "cluster": {"kind": "address", "address": address},
+            "cluster": {"kind": "address", "address": scheduler},
         },
     )
     bench.run(archive=str(archive / "without.json"))
@@ -218,7 +208,9 @@ def bench(good: Bench, tmp_path: Path) -> Bench:
 # What can be wrong with one scene.
 
 
-def rewrite(path: Path, pixels: Callable[[np.ndarray], np.ndarray] = lambda a: a, **kind: Any) -> None:
+def rewrite(
+    path: Path, pixels: Callable[[np.ndarray], np.ndarray] = lambda a: a, **kind: Any
+) -> None:
     with rasterio.open(path) as image:
         profile, values = image.profile | kind, pixels(image.read(1))
     path.unlink()
@@ -298,37 +290,97 @@ def antimeridian(item: dict[str, Any]) -> None:
 BAD_SCENES: dict[str, tuple[Callable[[Bench], None], str]] = {
     "tile data cut off": (cut(0.6), r"band red: .*B04.tif: truncated"),
     "header cut off": (cut(0.02), r"band red: .*B04.tif: "),
-    "a web page": (fill_file(b"<!DOCTYPE html><html>Sign in</html>"), r"band nir: .*expected a TIFF, got an HTML"),
-    "empty file": (fill_file(b""), r"band nir: .*expected a TIFF, the file is empty: fetch it again"),
+    "a web page": (
+        fill_file(b"<!DOCTYPE html><html>Sign in</html>"),
+        r"band nir: .*expected a TIFF, got an HTML",
+    ),
+    "empty file": (
+        fill_file(b""),
+        r"band nir: .*expected a TIFF, the file is empty: fetch it again",
+    ),
     "no file": (lambda bench: bench.file("scl").unlink(), r"band quality: .*does not exist"),
     "reflectance as float": (
-        lambda bench: rewrite(bench.file("red"), lambda a: (a / 1e4).astype("float32"), predictor=1),
+        lambda bench: rewrite(
+            bench.file("red"), lambda a: (a / 1e4).astype("float32"), predictor=1
+        ),
         r"band red: expected uint16 or int16, got float32",
     ),
     "quality as int16": (
         lambda bench: rewrite(bench.file("scl"), lambda a: a.astype("int16"), nodata=None),
         r"band quality: expected uint8 or uint16, got int16",
     ),
-    "band not listed": (edit(lambda item: item["assets"].pop("nir")), r"band nir is missing; there are green, quality, red"),
-    "quality not listed": (edit(lambda item: item["assets"].pop("scl")), r"band quality is missing"),
+    "band not listed": (
+        edit(lambda item: item["assets"].pop("nir")),
+        r"band nir is missing; there are green, quality, red",
+    ),
+    "quality not listed": (
+        edit(lambda item: item["assets"].pop("scl")),
+        r"band quality is missing",
+    ),
     "no CRS": (lambda bench: rewrite(bench.file("red"), crs=None), r"band red: .*no CRS"),
     "no transform": (drop_transform, r"band red: .*no transform: neither a scale"),
-    "another CRS than told": (lambda bench: rewrite(bench.file("red"), crs="EPSG:32633"), r"band red is in EPSG:32633, its item says EPSG:32631"),
-    "pixels elsewhere": (lambda bench: rewrite(bench.file("nir"), transform=rasterio.Affine(10, 0, 900000, 0, -10, 1e6)), r"band nir lies outside the footprint that its item gives"),
-    "nowhere": (lambda bench: (edit(lambda item: item["properties"].pop("proj:code"))(bench), rewrite(bench.file("nir"), crs="EPSG:32601")) and None, r"band nir lies outside the footprint"),
+    "another CRS than told": (
+        lambda bench: rewrite(bench.file("red"), crs="EPSG:32633"),
+        r"band red is in EPSG:32633, its item says EPSG:32631",
+    ),
+    "pixels elsewhere": (
+        lambda bench: rewrite(
+            bench.file("nir"), transform=rasterio.Affine(10, 0, 900000, 0, -10, 1e6)
+        ),
+        r"band nir lies outside the footprint that its item gives",
+    ),
+    "nowhere": (
+        lambda bench: (
+            (
+                edit(lambda item: item["properties"].pop("proj:code"))(bench),
+                rewrite(bench.file("nir"), crs="EPSG:32601"),
+            )
+            and None
+        ),
+        r"band nir lies outside the footprint",
+    ),
     "damaged tile": (damage_tile, r"band red: .*tile 0 .*does not decode"),
     "no datetime": (edit(lambda item: item["properties"].pop("datetime")), r"no datetime"),
-    "datetime is no time": (edit(lambda item: item["properties"].update(datetime="last week")), r"'last week' is not a time"),
-    "empty geometry": (edit(lambda item: item.update(geometry={"type": "Polygon", "coordinates": []})), r"geometry is empty"),
+    "datetime is no time": (
+        edit(lambda item: item["properties"].update(datetime="last week")),
+        r"'last week' is not a time",
+    ),
+    "empty geometry": (
+        edit(lambda item: item.update(geometry={"type": "Polygon", "coordinates": []})),
+        r"geometry is empty",
+    ),
     "line as geometry": (edit(antimeridian), r"without area"),
-    "no assets": (edit(lambda item: item.update(assets=None)), r"none of its assets is a reflectance band"),
-    "unknown sensor": (edit(lambda item: item.update(assets={}, properties=item["properties"] | {"platform": "x"})), r"platform x is none of the sensors known: sentinel-2-l2a"),
-    "half an item": (lambda bench: bench.item_path.write_text(bench.item_path.read_text()[:500]) and None, r"is not JSON"),
-    "item is a list": (lambda bench: bench.item_path.write_text("[]") and None, r"holds no JSON object"),
+    "no assets": (
+        edit(lambda item: item.update(assets=None)),
+        r"none of its assets is a reflectance band",
+    ),
+    "unknown sensor": (
+        edit(
+            lambda item: item.update(assets={}, properties=item["properties"] | {"platform": "x"})
+        ),
+        r"platform x is none of the sensors known: sentinel-2-l2a",
+    ),
+    "half an item": (
+        lambda bench: bench.item_path.write_text(bench.item_path.read_text()[:500]) and None,
+        r"is not JSON",
+    ),
+    "item is a list": (
+        lambda bench: bench.item_path.write_text("[]") and None,
+        r"holds no JSON object",
+    ),
     "item gone": (lambda bench: bench.item_path.unlink(), r"does not exist"),
-    "offset that was applied already": (edit(lie_about_offset), r"cannot be believed.*it was applied already"),
-    "href out of the archive": (href("../../../../../../etc/passwd"), r"outside the archive's folder"),
-    "href with a GDAL prefix": (href("/vsicurl/http://169.254.169.254/latest/B04.tif"), r"GDAL virtual file prefixes are not opened"),
+    "offset that was applied already": (
+        edit(lie_about_offset),
+        r"cannot be believed.*it was applied already",
+    ),
+    "href out of the archive": (
+        href("../../../../../../etc/passwd"),
+        r"outside the archive's folder",
+    ),
+    "href with a GDAL prefix": (
+        href("/vsicurl/http://169.254.169.254/latest/B04.tif"),
+        r"GDAL virtual file prefixes are not opened",
+    ),
     "href to a private host": (href("https://10.0.0.1/B04.tif"), r"private"),
     "href with control characters": (href("B04\n.tif"), r"band red: .*does not exist"),
 }
@@ -342,7 +394,6 @@ def test_a_bad_scene_is_left_out_by_name(
     spoil(bench)
     cube = bench.cube.with_name("new")
     report = bench.run(cube=str(cube))
-    print("REASON", name, "|", report.quarantined)
     found = state(cube)
     assert found is not None
     assert same(found[1], without_victim)
@@ -380,8 +431,16 @@ def snow(dem: str | None) -> dict[str, Any]:
 def dem_elsewhere(bench: Bench) -> dict[str, Any]:
     path = bench.archive.parent / "dem.tif"
     with rasterio.open(
-        path, "w", driver="GTiff", width=64, height=64, count=1, dtype="float32", nodata=-9999.0,
-        crs="EPSG:32631", transform=rasterio.Affine(10, 0, 700000, 0, -10, 5000000),
+        path,
+        "w",
+        driver="GTiff",
+        width=64,
+        height=64,
+        count=1,
+        dtype="float32",
+        nodata=-9999.0,
+        crs="EPSG:32631",
+        transform=rasterio.Affine(10, 0, 700000, 0, -10, 5000000),
     ) as image:
         image.write(np.full((64, 64), 1000, "float32"), 1)
     return snow(str(path))
@@ -439,77 +498,372 @@ def cluster(bench: Bench, **changes: Any) -> dict[str, Any]:
     return {"cluster": bench.study["cluster"] | changes}
 
 
+def lose_scenes(bench: Bench) -> dict[str, Any]:
+    shutil.rmtree(f"{bench.cube}.scenes")
+    return {}
+
+
 BAD_STUDIES: dict[str, Bad] = {
-    "period reversed": Bad(StudyError, r"x", {"period": "2018-06-30/2018-04-10"}),
-    "period is no date": Bad(StudyError, r"x", {"period": "2018-02-30/2018-04-10"}),
-    "period of one date": Bad(StudyError, r"x", {"period": "2018-02-20"}),
-    "area across the antimeridian": Bad(StudyError, r"x", {"area": {"bbox": [179.9, 50.8, -179.9, 50.9]}}),
-    "area upside down": Bad(StudyError, r"x", {"area": {"bbox": [3.0, 50.9, 3.1, 50.8]}}),
-    "area in metres": Bad(StudyError, r"x", {"area": {"bbox": [501360, 5629000, 502000, 5629680]}}),
-    "area file is a point": Bad(StudyError, r"x", lambda b: {"area": {"file": features(b, POINT)}}),
-    "area file in metres": Bad(StudyError, r"x", lambda b: {"area": {"file": features(b, polygon(501360, 5629000, 100))}}),
-    "area file of strings": Bad(StudyError, r"x", lambda b: {"area": {"file": features(b, features=["x"])}}),
-    "area file of broken coordinates": Bad(StudyError, r"x", lambda b: {"area": {"file": features(b, {"type": "Polygon", "coordinates": [[["a", 1], [2, 3]]]})}}),
-    "area file gone": Bad(StudyError, r"x", {"area": {"file": "nowhere.geojson"}}),
-    "area outside all scenes": Bad(ArchiveError, r"x", {"area": {"bbox": [7.0, 45.0, 7.01, 45.01]}}),
-    "no scenes in the period": Bad(ArchiveError, r"x", {"period": "2001-01-01/2001-12-31"}),
-    "no scenes, no cube": Bad(ArchiveError, r"x", {"period": "2001-01-01/2001-12-31"}, new=True),
-    "unknown product": Bad(StudyError, r"x", {"product": "moss"}),
-    "product module gone": Bad(StudyError, r"x", {"product": "no_such_module:product"}),
-    "product object gone": Bad(StudyError, r"x", {"product": "broken:no_such_product"}),
-    "product is text": Bad(StudyError, r"x", {"product": "broken:text"}),
-    "product is not Python": Bad(StudyError, r"x", {"product": "not_python:product"}),
-    "product needs a missing module": Bad(StudyError, r"x", {"product": "needs_missing:product"}),
-    "product fails at import": Bad(StudyError, r"x", {"product": "fails_at_import:product"}),
-    "product's band is unknown": Bad(ArchiveError, r"x", {"product": "broken:purple"}, new=True),
-    "unknown parameter": Bad(StudyError, r"x", {"parameters": {"depth": 3}}),
-    "parameter of another type": Bad(StudyError, r"x", {"product": "broken:deep", "parameters": {"depth": "deep"}}),
-    "unknown key": Bad(StudyError, r"x", {"periods": "2018"}),
-    "archive gone": Bad(ArchiveError, r"x", {"archive": "nowhere/collection.json"}),
-    "archive is a web page": Bad(ArchiveError, r"x", lambda b: {"archive": text_at("a.json", "<html>")(b)}),
-    "archive is an item": Bad(ArchiveError, r"x", lambda b: {"archive": str(b.item_path)}),
-    "archive is no parquet": Bad(ArchiveError, r"x", lambda b: {"archive": text_at("scenes.parquet", "<html>")(b)}),
-    "archive is a folder": Bad(ArchiveError, r"x", lambda b: {"archive": str(b.archive)}),
-    "no sound scene": Bad(ArchiveError, r"x", all_bad, new=True),
-    "stop at a bad scene": Bad(ArchiveError, r"x", spoilt),
-    "stop at a bad item": Bad(ArchiveError, r"x", rejected),
-    "stop at a damaged tile": Bad(ArchiveError, r"x", damaged),
-    "another area": Bad(CubeError, r"x", {"area": {"bbox": [3.021, 50.814, 3.024, 50.816]}, "grid": {"crs": "EPSG:32631", "resolution": 10}}),
-    "another resolution": Bad(CubeError, r"x", {"grid": {"crs": "EPSG:32631", "resolution": 20}}),
-    "another CRS": Bad(CubeError, r"x", {"grid": {"crs": "EPSG:3035", "resolution": 10}}),
-    "CRS in degrees": Bad(StudyError, r"x", {"grid": {"crs": "EPSG:4326", "resolution": 10}}),
-    "unknown CRS": Bad(StudyError, r"x", {"grid": {"crs": "EPSG:1", "resolution": 10}}),
-    "cube of another product": Bad(CubeError, r"x", {"product": "broken:other"}),
-    "cube of another version": Bad(CubeError, r"x", {"product": "broken:newer"}),
-    "cube of other parameters": Bad(CubeError, r"x", {"product": "broken:deep", "parameters": {"depth": 2}}),
-    "another window": Bad(CubeError, r"x", {"grid": {"window_days": 64}}),
-    "memory too small": Bad(StudyError, r"x", lambda b: cluster(b, memory_gib=0.3)),
-    "limit of blocks": Bad(LimitReached, r"x", {"limits": {"blocks": 1}}),
-    "limit of bytes": Bad(LimitReached, r"x", {"limits": {"read_gib": 1e-9}}),
-    "limit of money": Bad(LimitReached, r"x", {"limits": {"cost_eur": 1e-12}}),
-    "product raises": Bad(BlockFailed, r"x", {"product": "broken:raises"}),
-    "product misses a layer": Bad(ProductError, r"x", {"product": "broken:misses_layer"}),
-    "product returns an array": Bad(ProductError, r"x", {"product": "broken:returns_array"}),
-    "product of wrong shape": Bad(ProductError, r"x", {"product": "broken:wrong_shape"}),
-    "product of wrong dtype": Bad(ProductError, r"x", {"product": "broken:wrong_dtype"}),
-    "product misses a table": Bad(ProductError, r"x", {"product": "broken:no_table"}, new=True),
-    "table of wrong shape": Bad(ProductError, r"x", {"product": "broken:wrong_table"}, new=True),
-    "table of fractions": Bad(ProductError, r"x", {"product": "broken:float_table"}, new=True),
-    "values out of range": Bad(GateFailed, r"x", {"product": "broken:too_large"}),
-    "values out of range, no cube": Bad(GateFailed, r"x", {"product": "broken:too_large"}, new=True),
-    "zones are points": Bad(StudyError, r"x", lambda b: {"zones": features(b, POINT)}),
-    "zones of one id": Bad(StudyError, r"x", lambda b: {"zones": features(b, polygon(3.02, 50.814), polygon(3.025, 50.814))}),
-    "zones are none": Bad(StudyError, r"x", lambda b: {"zones": features(b)}),
-    "zones are no GeoJSON": Bad(StudyError, r"x", lambda b: {"zones": text_at("zones.geojson", "<html>")(b)}),
-    "zones gone": Bad(StudyError, r"x", {"zones": "nowhere.geojson"}),
-    "snow without elevation": Bad(StudyError, r"x", snow(None), new=True),
-    "elevation gone": Bad(StudyError, r"x", snow("nowhere.tif"), new=True),
-    "elevation is a web page": Bad(StudyError, r"x", lambda b: snow(text_at("dem.tif", "<html>")(b)), new=True),
-    "elevation elsewhere": Bad(StudyError, r"x", dem_elsewhere, new=True),
-    "cube is a file": Bad(StorageError, r"x", lambda b: {"cube": text_at("file", "not a cube")(b)}),
-    "cube below a file": Bad(StorageError, r"x", lambda b: {"cube": text_at("file", "not a cube")(b) + "/cube"}),
-    "cube in another store": Bad(StorageError, r"x", {"cube": "ftp://example.org/cube"}),
-    "no scheduler there": Bad(AlpageError, r"x", lambda b: cluster(b, address="tcp://127.0.0.1:1")),
+    "period reversed": Bad(
+        StudyError,
+        r"period: expected the first day before the last",
+        {"period": "2018-06-30/2018-04-10"},
+    ),
+    "period is no date": Bad(
+        StudyError,
+        r"period: expected dates such as .*out of range",
+        {"period": "2018-02-30/2018-04-10"},
+    ),
+    "period of one date": Bad(
+        StudyError,
+        r"period: expected two dates such as .*got '2018-02-20'",
+        {"period": "2018-02-20"},
+    ),
+    "area across the antimeridian": Bad(
+        StudyError,
+        r"area: west \(179.9\) must lie west of east.*two studies, one on each side",
+        {"area": {"bbox": [179.9, 50.8, -179.9, 50.9]}},
+    ),
+    "area upside down": Bad(
+        StudyError,
+        r"area: latitudes must rise from south to north",
+        {"area": {"bbox": [3.0, 50.9, 3.1, 50.8]}},
+    ),
+    "area in metres": Bad(
+        StudyError,
+        r"area: longitudes must lie within -180..180, got 501360",
+        {"area": {"bbox": [501360, 5629000, 502000, 5629680]}},
+    ),
+    "area file is a point": Bad(
+        StudyError,
+        r"area.file: feature 0 of .* is expected to be a polygon, got Point",
+        lambda b: {"area": {"file": features(b, POINT)}},
+    ),
+    "area file in metres": Bad(
+        StudyError,
+        r"area.file: expected longitudes and latitudes \(EPSG:4326\).*501360",
+        lambda b: {"area": {"file": features(b, polygon(501360, 5629000, 100))}},
+    ),
+    "area file of strings": Bad(
+        StudyError,
+        r"area.file: feature 0 of .* has no geometry",
+        lambda b: {"area": {"file": features(b, features=["x"])}},
+    ),
+    "area file of broken coordinates": Bad(
+        StudyError,
+        r"area.file: feature 0 of .* is expected to be GeoJSON",
+        lambda b: {
+            "area": {"file": features(b, {"type": "Polygon", "coordinates": [[["a", 1], [2, 3]]]})}
+        },
+    ),
+    "area file gone": Bad(
+        StudyError,
+        r"area.file: expected a GeoJSON file, there is none at",
+        {"area": {"file": "nowhere.geojson"}},
+    ),
+    "area outside all scenes": Bad(
+        ArchiveError,
+        r"archive: no scene .* Check area, period and collection. The archive covers .*3\.019",
+        {"area": {"bbox": [7.0, 45.0, 7.01, 45.01]}},
+    ),
+    "no scenes in the period": Bad(
+        ArchiveError,
+        r"archive: no scene .* from 2001-01-01 to 2001-12-31.*The archive covers .*2017-08-04",
+        {"period": "2001-01-01/2001-12-31"},
+    ),
+    "no scenes, no cube": Bad(
+        ArchiveError,
+        r"archive: no scene .* Check area, period",
+        {"period": "2001-01-01/2001-12-31"},
+        new=True,
+    ),
+    "unknown product": Bad(
+        StudyError,
+        r"product: expected one of vegetation, snow, lakes, or my_module:product, got 'moss'",
+        {"product": "moss"},
+    ),
+    "product module gone": Bad(
+        StudyError,
+        r"product: expected a module beside the study or on the path",
+        {"product": "no_such_module:product"},
+    ),
+    "product object gone": Bad(
+        StudyError,
+        r"product: module broken has no object named 'no_such_product'",
+        {"product": "broken:no_such_product"},
+    ),
+    "product is text": Bad(
+        StudyError,
+        r"product: expected a Product at broken:text, got str",
+        {"product": "broken:text"},
+    ),
+    "product is not Python": Bad(
+        StudyError,
+        r"product: expected to import not_python, got SyntaxError",
+        {"product": "not_python:product"},
+    ),
+    "product needs a missing module": Bad(
+        StudyError, r"No module named 'no_such_library'", {"product": "needs_missing:product"}
+    ),
+    "product fails at import": Bad(
+        StudyError,
+        r"product: expected to import fails_at_import, got ZeroDivisionError",
+        {"product": "fails_at_import:product"},
+    ),
+    "product's band is unknown": Bad(
+        ArchiveError,
+        r"archive: none of 9 scenes can be used; .* has no band purple. Check",
+        {"product": "broken:purple"},
+        new=True,
+    ),
+    "unknown parameter": Bad(
+        StudyError,
+        r"parameters.depth: this key is not known; product monthly_ndvi takes none",
+        {"parameters": {"depth": 3}},
+    ),
+    "parameter of another type": Bad(
+        StudyError,
+        r"parameters.depth: Input should be a valid integer.*got 'deep'",
+        {"product": "broken:deep", "parameters": {"depth": "deep"}},
+    ),
+    "unknown key": Bad(
+        StudyError, r"periods: this key is not known; see `alpage schema`", {"periods": "2018"}
+    ),
+    "archive gone": Bad(
+        ArchiveError,
+        r"archive: .*nowhere/collection.json does not exist",
+        {"archive": "nowhere/collection.json"},
+    ),
+    "archive is a web page": Bad(
+        ArchiveError,
+        r"archive: .*a.json is not JSON",
+        lambda b: {"archive": text_at("a.json", "<html>")(b)},
+    ),
+    "archive is an item": Bad(
+        ArchiveError,
+        r"archive: .* is a Feature: expected a STAC API, a static catalog.json",
+        lambda b: {"archive": str(b.item_path)},
+    ),
+    "archive is no parquet": Bad(
+        ArchiveError,
+        r"archive: .*scenes.parquet is not stac-geoparquet",
+        lambda b: {"archive": text_at("scenes.parquet", "<html>")(b)},
+    ),
+    "archive is a folder": Bad(
+        ArchiveError,
+        r"archive: .*archive cannot be read: Is a directory",
+        lambda b: {"archive": str(b.archive)},
+    ),
+    "no sound scene": Bad(
+        ArchiveError,
+        r"archive: none of 9 scenes can be used; .*the file is empty.*Check the archive",
+        all_bad,
+        new=True,
+    ),
+    "stop at a bad scene": Bad(
+        ArchiveError,
+        r"on_bad_scene is stop, and scene S2_\w+ is bad: band red: .*the file is empty",
+        spoilt,
+    ),
+    "stop at a bad item": Bad(
+        ArchiveError, r"on_bad_scene is stop, and item S2_\w+ is bad: .*is not JSON", rejected
+    ),
+    "stop at a damaged tile": Bad(
+        ArchiveError,
+        r"on_bad_scene is stop, and scene S2_\w+ is bad: band red: .*does not decode",
+        damaged,
+    ),
+    "another area": Bad(
+        CubeError,
+        r"made with area .*; give it another cube, or the cube's own area",
+        {
+            "area": {"bbox": [3.021, 50.814, 3.024, 50.816]},
+            "grid": {"crs": "EPSG:32631", "resolution": 10},
+        },
+    ),
+    "larger area": Bad(
+        CubeError,
+        r"made with area .*3\.0284.* asks for .*3\.0384.*; give it another cube, or the cube's own area",
+        {"area": {"bbox": [3.0193, 50.8131, 3.0384, 50.8188]}},
+    ),
+    "another resolution": Bad(
+        CubeError,
+        r"made with grid .*\[10.0.* asks for .*\[20.0.*; give it another cube",
+        {"grid": {"crs": "EPSG:32631", "resolution": 20}},
+    ),
+    "another CRS": Bad(
+        CubeError,
+        r"made with grid .*EPSG:32631.* asks for .*EPSG:3035.*; give it another cube",
+        {"grid": {"crs": "EPSG:3035", "resolution": 10}},
+    ),
+    "CRS in degrees": Bad(
+        StudyError,
+        r"grid.crs: expected a projected CRS in metres, such as EPSG:32631, got 'EPSG:4326'",
+        {"grid": {"crs": "EPSG:4326", "resolution": 10}},
+    ),
+    "unknown CRS": Bad(
+        StudyError,
+        r"grid.crs: expected a CRS such as EPSG:32631, got 'EPSG:1'",
+        {"grid": {"crs": "EPSG:1", "resolution": 10}},
+    ),
+    "cube of another product": Bad(
+        CubeError,
+        r"made with product monthly_ndvi, this study asks for weekly_ndvi; give it another",
+        {"product": "broken:other"},
+    ),
+    "cube of another version": Bad(
+        CubeError,
+        r"made with version 1, this study asks for 2; give it another cube",
+        {"product": "broken:newer"},
+    ),
+    "cube of other parameters": Bad(
+        CubeError,
+        r'made with parameters \{\}, this study asks for \{"depth": 2\}; give it another',
+        {"product": "broken:deep", "parameters": {"depth": 2}},
+    ),
+    "another window": Bad(
+        CubeError,
+        r"grid.window_days: .* has windows of 192 days, this study asks for 64; give it another",
+        {"grid": {"window_days": 64}},
+    ),
+    "memory too small": Bad(
+        StudyError,
+        r"cluster.memory_gib: expected at least 0.\d for tiles of 66 px.* got 0.3; or make",
+        lambda b: cluster(b, memory_gib=0.3),
+    ),
+    "limit of blocks": Bad(
+        LimitReached,
+        r"limits.blocks: the run needs up to \d blocks, the limit is 1; nothing was started. Raise",
+        {"limits": {"blocks": 1}},
+    ),
+    "limit of bytes": Bad(
+        LimitReached,
+        r"limits.read_gib: the run needs up to .* GiB, the limit is 1e-09; nothing was started",
+        {"limits": {"read_gib": 1e-9}},
+    ),
+    "limit of money": Bad(
+        LimitReached,
+        r"limits.cost_eur: the run needs up to .* EUR, the limit is 1e-12; nothing was started",
+        {"limits": {"cost_eur": 1e-12}},
+    ),
+    "product raises": Bad(
+        BlockFailed,
+        r"observe, tile 0,0.* failed 4 times, .*ZeroDivisionError: division by zero in the product",
+        {"product": "broken:raises"},
+    ),
+    "product misses a layer": Bad(
+        ProductError,
+        r"stage observe: expected 'ndvi' among the arrays .* got nvdi",
+        {"product": "broken:misses_layer"},
+    ),
+    "product returns an array": Bad(
+        ProductError,
+        r"stage observe: expected 'ndvi' among the arrays .* got ndarray",
+        {"product": "broken:returns_array"},
+    ),
+    "product of wrong shape": Bad(
+        ProductError,
+        r"layer ndvi: expected int16 \(\d, 64, 66\), got int16 \(\d, 63, 66\); mend",
+        {"product": "broken:wrong_shape"},
+    ),
+    "product of wrong dtype": Bad(
+        ProductError,
+        r"layer ndvi: expected int16 .* got float32 .*; mend its function",
+        {"product": "broken:wrong_dtype"},
+    ),
+    "product misses a table": Bad(
+        ProductError,
+        r"stage observe: expected 'seen' among the arrays .* got ndvi",
+        {"product": "broken:no_table"},
+        new=True,
+    ),
+    "table of wrong shape": Bad(
+        ProductError,
+        r"table seen: expected integers \(\d, 3\), got int64 \(\d, 2\); mend its function",
+        {"product": "broken:wrong_table"},
+        new=True,
+    ),
+    "table of fractions": Bad(
+        ProductError,
+        r"table seen: expected integers \(\d, 3\), got float64 \(\d, 3\); mend its function",
+        {"product": "broken:float_table"},
+        new=True,
+    ),
+    "values out of range": Bad(
+        GateFailed,
+        r"gate: valid_range: day/ndvi, tile 0,0, .* holds 20000 \(2\), expected -10000 to 10000.*Readers keep",
+        {"product": "broken:too_large"},
+    ),
+    "values out of range, no cube": Bad(
+        GateFailed,
+        r"gate: valid_range: day/ndvi, .*expected -10000 to 10000.*Readers keep",
+        {"product": "broken:too_large"},
+        new=True,
+    ),
+    "zones are points": Bad(
+        StudyError,
+        r"zones: feature 0 of .* is expected to be a polygon, got Point without a surface",
+        lambda b: {"zones": features(b, POINT)},
+    ),
+    "zones of one id": Bad(
+        StudyError,
+        r"zones: expected every feature of .* to have its own id",
+        lambda b: {"zones": features(b, polygon(3.02, 50.814), polygon(3.025, 50.814))},
+    ),
+    "zones are none": Bad(
+        StudyError,
+        r"zones: expected at least one polygon, .* has none",
+        lambda b: {"zones": features(b)},
+    ),
+    "zones are no GeoJSON": Bad(
+        StudyError,
+        r"zones: expected GeoJSON at ",
+        lambda b: {"zones": text_at("zones.geojson", "<html>")(b)},
+    ),
+    "zones gone": Bad(
+        StudyError,
+        r"zones: expected a GeoJSON file, there is none at",
+        {"zones": "nowhere.geojson"},
+    ),
+    "snow without elevation": Bad(
+        StudyError,
+        r"dem: expected an elevation raster, product snow needs one",
+        snow(None),
+        new=True,
+    ),
+    "elevation gone": Bad(
+        StudyError, r"dem: .*nowhere.tif: does not exist", snow("nowhere.tif"), new=True
+    ),
+    "elevation is a web page": Bad(
+        StudyError,
+        r"dem: .*dem.tif: expected a TIFF, got an HTML",
+        lambda b: snow(text_at("dem.tif", "<html>")(b)),
+        new=True,
+    ),
+    "elevation elsewhere": Bad(
+        StudyError,
+        r"dem: expected elevations within the area, .*dem.tif has none there",
+        dem_elsewhere,
+        new=True,
+    ),
+    "cube without its scene list": Bad(
+        CubeError, r"cube: its scene list .* is gone; restore it", lose_scenes
+    ),
+    "cube is a file": Bad(
+        StorageError,
+        r"cube: .*/file cannot be read or written: .*Not a directory.*; check that it is whole",
+        lambda b: {"cube": text_at("file", "not a cube")(b)},
+    ),
+    "cube below a file": Bad(
+        StorageError,
+        r"cube: expected to write to .*/file, got File exists; name a folder",
+        lambda b: {"cube": text_at("file", "not a cube")(b) + "/cube"},
+    ),
+    "cube in another store": Bad(
+        StorageError,
+        r"cube: expected a folder or an s3:// URL, got ftp://",
+        {"cube": "ftp://example.org/cube"},
+    ),
 }
 
 
@@ -522,7 +876,6 @@ def test_a_bad_study_is_one_sentence_and_changes_nothing(name: str, bench: Bench
     changes = bad.changes(bench) if callable(bad.changes) else bad.changes
     with pytest.raises(AlpageError) as caught:
         bench.run(**changes)
-    print("SAYS", name, "|", type(caught.value).__name__, "|", caught.value)
     after = state(bench.cube)
     if before is None:
         assert after is None
@@ -535,3 +888,105 @@ def test_a_bad_study_is_one_sentence_and_changes_nothing(name: str, bench: Bench
     assert len(sentence) < 600
     assert re.search(bad.says, sentence), sentence
     assert isinstance(caught.value, bad.error)
+
+
+# What can be wrong with where the cube lies.
+
+
+@pytest.mark.parametrize("part", ["repo", "snapshots", "manifests", "chunks"])
+def test_a_damaged_cube_is_told(part: str, bench: Bench) -> None:
+    place = bench.cube / part
+    for path in place.iterdir() if place.is_dir() else [place]:
+        path.write_bytes(path.read_bytes()[:10])
+    with pytest.raises(StorageError) as caught:
+        bench.run()
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert re.search(r"invalid icechunk header.* check that it is whole|failed 4 times", sentence)
+
+
+@contextlib.contextmanager
+def unwritable(folder: Path) -> Iterator[None]:
+    """Forbid writing below a folder, to root as well."""
+    places = [folder, *folder.rglob("*")]
+    chattr = shutil.which("chattr")
+    if os.getuid() != 0:
+        for place in places:
+            place.chmod(0o500 if place.is_dir() else 0o400)
+    elif (
+        chattr is None or subprocess.run([chattr, "-R", "+i", str(folder)], check=False).returncode
+    ):
+        pytest.skip("root writes everywhere, and this file system has no immutable flag")
+    try:
+        yield
+    finally:
+        if os.getuid() == 0:
+            subprocess.run([str(chattr), "-R", "-i", str(folder)], check=True)
+        else:
+            for place in places:
+                place.chmod(0o700)
+
+
+@pytest.mark.parametrize("what", ["cube", "folder of the cube"])
+def test_a_cube_that_may_not_be_written_is_told(what: str, bench: Bench) -> None:
+    before = state(bench.cube)
+    home = bench.cube.with_name("home")
+    home.mkdir()
+    bench.cube.rename(home / "cube")
+    shutil.move(f"{bench.cube}.scenes", home / "cube.scenes")
+    bench.study["cube"] = str(home / "cube")
+    with unwritable(home if what != "cube" else bench.cube), pytest.raises(StorageError) as caught:
+        bench.run()
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert re.search(
+        r"cube: .*(not permitted|denied).*(may write to it|name a folder of yours)", sentence
+    )
+    after = state(bench.cube)
+    assert before is not None
+    assert after is not None
+    assert after[0] == before[0]
+    assert same(after[1], before[1])
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, kib: int) -> Iterator[None]:
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(folder)]
+    if os.getuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("only root mounts a small disk")
+    if subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("this machine does not let root mount a small disk")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("left_kib", [0, 16, 96])
+def test_a_full_disk_is_told_and_the_run_goes_on_once_there_is_room(
+    left_kib: int, bench: Bench
+) -> None:
+    before = state(bench.cube)
+    assert before is not None
+    disk = bench.cube.with_name("disk")
+    with small_disk(disk, 4096):
+        shutil.copytree(bench.cube, disk / "cube")
+        shutil.copytree(f"{bench.cube}.scenes", disk / "cube.scenes")
+        bench.study["cube"] = str(disk / "cube")
+        free = shutil.disk_usage(disk).free
+        (disk / "ballast").write_bytes(bytes(free - left_kib * 1024))
+        with pytest.raises(StorageError) as caught:
+            bench.run()
+        sentence = str(caught.value)
+        assert "\n" not in sentence
+        assert re.search(r"No space left on device.*(there is room|run again to resume)", sentence)
+        after = state(bench.cube)
+        assert after is not None
+        assert after[0] == before[0]
+        assert same(after[1], before[1])
+        (disk / "ballast").unlink()
+        assert bench.run().quarantined == {}
+        found = state(bench.cube)
+        assert found is not None
+        assert not same(found[1], before[1])

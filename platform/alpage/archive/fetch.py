@@ -105,4 +105,4 @@ def _brief(error: Exception) -> str:
     """Tell a failure without the URLs that libraries put in their messages."""
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"HTTP {error.response.status_code}"
-    return type(error).__name__
+    return getattr(error, "strerror", None) or type(error).__name__

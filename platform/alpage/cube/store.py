@@ -102,11 +102,18 @@ class CubeStore:
 
     def tip(self, branch: str = MAIN) -> str:
         """Return the newest snapshot of a branch."""
-        return str(self.repository.lookup_branch(branch))
+        with reached(self.url):
+            return str(self.repository.lookup_branch(branch))
 
     def branches(self) -> set[str]:
         """Return the names of all branches."""
-        return set(self.repository.list_branches())
+        with reached(self.url):
+            return set(self.repository.list_branches())
+
+    def unfinished(self) -> set[str]:
+        """Return the names of the branches whose work readers do not see yet."""
+        main = self.tip()
+        return {name for name in self.branches() - {MAIN} if self.tip(name) != main}
 
     def read(self, *, branch: str = MAIN, snapshot: str | None = None) -> zarr.Group:
         """Return the cube's root group, read-only, at a branch's tip or a snapshot."""
@@ -129,8 +136,8 @@ class CubeStore:
             return None
 
     def continues(self, branch: str) -> bool:
-        """Return whether a branch exists and stands on what readers see now."""
-        if branch not in self.branches():
+        """Return whether a branch holds unfinished work on top of what readers see now."""
+        if branch not in self.unfinished():
             return False
         main = self.tip()
         return any(snapshot.id == main for snapshot in self.repository.ancestry(branch=branch))
@@ -141,10 +148,8 @@ class CubeStore:
 
     def start_branch(self, name: str, snapshot: str) -> None:
         """Make a branch at a snapshot."""
-        try:
+        with reached(self.url):
             self.repository.create_branch(name, snapshot)
-        except icechunk.IcechunkError as error:
-            raise StorageError(f"cube: cannot write to {self.url}: {_brief(error)}") from error
 
     def publish(self, branch: str, *, expected: str) -> str:
         """Make a run's branch what readers see, and drop the branch.
@@ -175,11 +180,12 @@ class CubeStore:
 
     def versions(self) -> Iterator[Version]:
         """Yield the states that runs published, newest first."""
-        for snapshot in self.repository.ancestry(branch=MAIN):
-            if (snapshot.metadata or {}).get("published"):
-                yield Version(
-                    snapshot.id, snapshot.written_at, snapshot.message, dict(snapshot.metadata)
-                )
+        with reached(self.url):
+            for snapshot in self.repository.ancestry(branch=MAIN):
+                if (snapshot.metadata or {}).get("published"):
+                    yield Version(
+                        snapshot.id, snapshot.written_at, snapshot.message, dict(snapshot.metadata)
+                    )
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -199,18 +205,35 @@ def held(url: str) -> Iterator[None]:
         yield
         return
     path = local_path(url)
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.parent / f".{path.name}.lock")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         raise CubeBusy(
             f"cube: another run on this machine holds {url}; wait for it or stop it"
         ) from None
+    except OSError as error:
+        raise StorageError(
+            f"cube: expected to write to {path.parent}, got {error.strerror}; "
+            "name a folder of yours with room in it"
+        ) from error
     try:
         yield
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def reached(url: str) -> Iterator[None]:
+    """Tell what Icechunk raises while a cube is read or written as a StorageError."""
+    try:
+        yield
+    except icechunk.IcechunkError as error:
+        raise StorageError(
+            f"cube: {url} cannot be read or written: {_brief(error)}; check that it is whole, "
+            "that you may write to it and that there is room"
+        ) from error
 
 
 def _brief(error: BaseException) -> str:

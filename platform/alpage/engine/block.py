@@ -46,7 +46,7 @@ class Task:
     observed: tuple[int, ...] = ()
     """Day slots with an acquisition over the tile, for blocks that read daily layers."""
     area: bytes | None = None
-    """WKB of the study's area in the grid's CRS, for observing blocks."""
+    """WKB of the study's area in the grid's CRS, for blocks of one tile."""
     zones: tuple[tuple[int, bytes], ...] = ()
     """Number and WKB, in the grid's CRS, of the zones that touch the tile."""
     tiles: tuple[tuple[int, int], ...] = ()
@@ -122,9 +122,8 @@ def _observe(
     inner_shape: tuple[int, int] = layout.grid.tile_box(tile).shape.yx
     span = layout.axes[Calendar.DAY].block_span(task.id.block)
     dem = _read_dem(shared, geobox, counters)
-    zones = _zones(task, layout.grid.tile_box(tile))
-    assert task.area is not None
-    area = inside(shapely.from_wkb(task.area), layout.grid.tile_box(tile))
+    area = _area(task, layout.grid.tile_box(tile))
+    zones = _zones(task, layout.grid.tile_box(tile), area)
     rows, columns = layout.grid.slices(tile)
     origin_yx = (rows.start - halo, columns.start - halo)
     dense = {layer.name: _empty(layer, len(span), inner_shape) for layer in stage.layers}
@@ -163,10 +162,11 @@ def _observe(
             slots = slot_of(Calendar.DAY, imagery.days) - span.start
             for layer in stage.layers:
                 values = _checked(stage.name, found, layer, (len(slots), *inner_shape))
+                values = _cut(values, layer, area)
                 dense[layer.name][slots] = values
-                statistics.add(layer, values)
+                statistics.add(layer, values, area)
             for name, rows_of in tables.items():
-                rows_of[slots] = found[name]
+                rows_of[slots] = _table(stage.name, found, name, (len(slots), *rows_of.shape[1:]))
             clock.lap("compute")
     for layer in stage.layers:
         root[layer.path][layout.slices(layer, tile, task.id.block)] = dense[layer.name]
@@ -190,17 +190,20 @@ def _derive(
     clock.lap("read")
     found = stage.function(segment)
     shape: tuple[int, int] = layout.grid.tile_box(tile).shape.yx
+    area = _area(task, layout.grid.tile_box(tile))
     statistics = _Statistics(stage.layers)
     arrays = {}
     for layer in stage.layers:
         axis = layout.axes[layer.calendar]
         if stage.segment is Calendar.DAY:
             values = _checked(stage.name, found, layer, (len(segment.days), *shape))
+            values = _cut(values, layer, area)
             array = _empty(layer, axis.window, shape)
             array[slot_of(Calendar.DAY, segment.days) - inner.start] = values
         else:
-            values = array = _checked(stage.name, found, layer, (axis.window, *shape))
-        statistics.add(layer, values)
+            values = _checked(stage.name, found, layer, (axis.window, *shape))
+            values = array = _cut(values, layer, area)
+        statistics.add(layer, values, area)
         arrays[layer.path] = (layer, array)
     clock.lap("compute")
     for layer, array in arrays.values():
@@ -250,7 +253,7 @@ def _read_segment(
         layers=layers,
         tables=tables,
         dem=_read_dem(shared, box, counters),
-        zones=_zones(task, box),
+        zones=_zones(task, box, _area(task, box)),
         first_day=about.first_day,
         last_day=about.last_day,
         context=shared.context,
@@ -373,8 +376,13 @@ def read_elevation(href: str, geobox: GeoBox, counters: ReadCounters) -> NDArray
     return dem
 
 
-def _zones(task: Task, geobox: GeoBox) -> ZoneIndex:
-    masks = {number: inside(shapely.from_wkb(wkb), geobox) for number, wkb in task.zones}
+def _area(task: Task, geobox: GeoBox) -> NDArray[np.bool_]:
+    assert task.area is not None
+    return inside(shapely.from_wkb(task.area), geobox)
+
+
+def _zones(task: Task, geobox: GeoBox, area: NDArray[np.bool_]) -> ZoneIndex:
+    masks = {number: inside(shapely.from_wkb(wkb), geobox) & area for number, wkb in task.zones}
     return zone_index(masks, geobox.shape.yx)
 
 
@@ -395,15 +403,39 @@ def _empty(layer: Layer, steps: int, shape: tuple[int, int]) -> NDArray[Any]:
 def _checked(
     stage: str, found: Mapping[str, Any], layer: Layer, shape: tuple[int, ...]
 ) -> NDArray[Any]:
-    if layer.name not in found:
-        raise ProductError(f"stage {stage} returned no layer {layer.name!r}: {sorted(found)}")
-    values = np.asarray(found[layer.name])
+    values = _named(stage, found, layer.name)
     if values.shape != shape or values.dtype != np.dtype(layer.dtype):
         raise ProductError(
             f"stage {stage}, layer {layer.name}: expected {layer.dtype} {shape}, "
-            f"got {values.dtype} {values.shape}"
+            f"got {values.dtype} {values.shape}; mend its function"
         )
     return values
+
+
+def _named(stage: str, found: Any, name: str) -> NDArray[Any]:
+    """One of the arrays that a stage's function returned."""
+    if not isinstance(found, Mapping) or name not in found:
+        got = ", ".join(sorted(found)) if isinstance(found, Mapping) else type(found).__name__
+        raise ProductError(
+            f"stage {stage}: expected {name!r} among the arrays that its function returns by "
+            f"name, got {got or 'none'}"
+        )
+    return np.asarray(found[name])
+
+
+def _table(stage: str, found: Any, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    rows = _named(stage, found, name)
+    if rows.shape != shape or rows.dtype.kind not in "iu":
+        raise ProductError(
+            f"stage {stage}, table {name}: expected integers {shape}, got {rows.dtype} "
+            f"{rows.shape}; mend its function"
+        )
+    return rows
+
+
+def _cut(values: NDArray[Any], layer: Layer, area: NDArray[np.bool_]) -> NDArray[Any]:
+    """Empty the pixels outside the area: tiles that it does not touch are never computed."""
+    return values if area.all() else np.where(area, values, values.dtype.type(layer.fill))
 
 
 class _Statistics:
@@ -413,11 +445,11 @@ class _Statistics:
         self._layers = layers
         self.array = np.zeros((len(layers), len(STATISTICS)), dtype=np.int64)
 
-    def add(self, layer: Layer, values: NDArray[Any]) -> None:
-        """Count the pixels of some slots."""
+    def add(self, layer: Layer, values: NDArray[Any], area: NDArray[np.bool_]) -> None:
+        """Count the pixels of some slots, those within the area."""
         row = self.array[self._layers.index(layer)]
         count, low, high, total = filled_statistics(values, layer.fill)
-        row[0] += values.size
+        row[0] += len(values) * int(area.sum())
         if count:
             row[2] = low if row[1] == 0 else min(row[2], low)
             row[3] = high if row[1] == 0 else max(row[3], high)

@@ -53,9 +53,9 @@ def read_days(
 
     The scenes of a day are laid in their order: a pixel is taken, in all bands
     at once, from the first scene in which no band is empty and quality is not
-    fill. A further scene is read only where a hole is left. Scenes of one day
-    whose radiometry differs are brought to the lowest offset among them, which
-    is exact for integer offsets.
+    fill; where there is none, all bands are empty. A further scene is read only
+    where a hole is left. Scenes of one day whose radiometry differs are brought
+    to the lowest offset among them, which is exact for integer offsets.
 
     Raises SceneError naming the scene that could not be read.
     """
@@ -90,25 +90,22 @@ def read_days(
         for name in (*names, QUALITY)
     }
     for t, (_, scenes) in enumerate(days):
+        holes = np.ones(geobox.shape.yx, dtype=bool)
         for number, scene in enumerate(scenes):
             if number == 0:
                 jobs = {name: first[t, name] for name in (*names, QUALITY)}
+            elif not holes.any():
+                break
             else:
-                holes = _holes({name: array[t] for name, array in arrays.items()}, names)
-                if not holes.any():
-                    break
                 jobs = {name: pool.submit(read, scene, name) for name in (*names, QUALITY)}
             answers = {name: job.result() for name, job in jobs.items()}
             for _, own in answers.values():
                 counters.add(own)
             pixels = collect(scene, {name: found for name, (found, _) in answers.items()}, t)
-            if number == 0:
-                for name, array in arrays.items():
-                    array[t] = pixels[name]
-            else:
-                fills = holes & ~_holes(pixels, names)
-                for name, array in arrays.items():
-                    np.copyto(array[t], pixels[name], where=fills)
+            fills = holes & ~_holes(pixels, names)
+            for name, array in arrays.items():
+                np.copyto(array[t], pixels[name], where=fills)
+            holes &= ~fills
     quality = arrays.pop(QUALITY)
     return Imagery(
         np.array([day for day, _ in days], dtype="datetime64[D]"),

@@ -38,7 +38,7 @@ from alpage.settings import settings
 from alpage.study import Study
 from alpage.timeaxis import Calendar, Span, covering
 
-IDENTITY_KEYS = ("product", "version", "parameters", "grid", "dem")
+IDENTITY_KEYS = ("product", "version", "parameters", "area", "grid", "dem")
 
 
 @dataclass
@@ -112,6 +112,8 @@ def make_plan(
     product = study.load_product()
     parameters = study.load_parameters(product)
     _check_needs(study, product)
+    # Before anything is read of the cube: what is published from here on refuses this plan.
+    base = store.tip() if store is not None else None
     identity = store.about(branch=branch) if store is not None else None
     found = store.read(branch=branch) if store is not None and identity is not None else None
     period = covering(Calendar.DAY, study.period.first, study.period.last)
@@ -137,6 +139,11 @@ def make_plan(
     shapes = _table_shapes(product, context)
     if identity is not None:
         old = {a.calendar: a for a in (Axis.from_json(c, v) for c, v in identity["axes"].items())}
+        if (window := old[Calendar.DAY].window) != study.grid.window_days:
+            raise CubeError(
+                f"grid.window_days: {study.cube} has windows of {window} days, this study asks "
+                f"for {study.grid.window_days}; give it another cube, or the cube's own"
+            )
         before = Layout(product, grid, old, zones, shapes)
         axes = {calendar: axis.joined(old[calendar]) for calendar, axis in axes.items()}
     layout = Layout(product, grid, axes, zones, shapes)
@@ -149,7 +156,6 @@ def make_plan(
         batch_px(layout, study.cluster.memory_gib, context),
     )
     zones_changed = identity is not None and identity["zones"] != about["zones"]
-    kept = found if before is not None and not zones_changed else None
     work = Work(
         layout,
         _index(shared, merged, {}),
@@ -157,7 +163,8 @@ def make_plan(
         digest({key: about[key] for key in IDENTITY_KEYS}),
         geometries,
         _tiles(study, grid),
-        {name: _result(layout, before, kept, name) for name in gathers(product)},
+        {name: _result(layout, before, found, name, zones_changed) for name in gathers(product)},
+        (whole.first_day, whole.last_day),
     )
     plan = Plan(
         study=study,
@@ -170,7 +177,7 @@ def make_plan(
         before=before,
         zones_changed=zones_changed,
         recorded_digest=identity.get("scenes") if identity is not None else None,
-        base=store.tip() if store is not None else None,
+        base=base,
         bill=Bill(),
         rejected=rejected or {},
     )
@@ -211,6 +218,8 @@ def _index(shared: Shared, scenes: SceneList, quarantined: Mapping[str, str]) ->
 
 
 def _tiles(study: Study, grid: Grid) -> frozenset[Tile]:
+    if study.area.bbox is not None:
+        return frozenset(grid.tiles)
     return frozenset(grid.tiles_touching(study.geometry()))
 
 
@@ -275,18 +284,18 @@ def _native(product: Product, scenes: SceneList) -> tuple[str, float, tuple[floa
 def _example(product: Product, scenes: list[Scene]) -> CogHeader:
     """The header of the first sound scene's band that decides the product's resolution."""
     reasons = []
+    choose = min if product.resolution == "finest" else max
     for scene in scenes:
         known = SENSORS[scene.sensor].bands
         try:
             if missing := [band.name for band in product.bands if band.name not in known]:
                 raise SceneError(scene.id, f"{scene.sensor} has no band {missing[0]}")
             metres = {band.name: known[band.name].resolution_m for band in product.bands}
-            choose = min if product.resolution == "finest" else max
             return read_band(scene, choose(metres, key=metres.__getitem__), ReadCounters())
         except SceneError as error:
             reasons.append(str(error))
     raise ArchiveError(
-        f"no scene can be used: {'; '.join(reasons[:3])}{' and so on' if reasons[3:] else ''}. "
+        f"archive: none of {len(reasons)} scenes can be used; of the first: {reasons[0]}. "
         "Check the archive and the product's bands"
     )
 
@@ -318,6 +327,7 @@ def _identity(
         "product": product.name,
         "version": product.version,
         "parameters": json.loads(parameters.model_dump_json()),
+        "area": _told(study.geometry()),
         "grid": grid.to_json(),
         "dem": dem,
         "period": [first, last],
@@ -325,6 +335,13 @@ def _identity(
             {"id": zone.id, "name": zone.name, "digest": str(digest(shapely.to_wkb(g, hex=True)))}
             for zone, g in zip(zones, geometries, strict=True)
         ],
+    }
+
+
+def _told(area: BaseGeometry) -> dict[str, Any]:
+    return {
+        "bounds": [round(edge, 7) for edge in area.bounds],
+        "digest": str(digest(shapely.to_wkb(area, hex=True))),
     }
 
 
@@ -377,7 +394,11 @@ def gathers(product: Product) -> tuple[str, ...]:
 
 
 def _result(
-    layout: Layout, before: Layout | None, found: zarr.Group | None, name: str
+    layout: Layout,
+    before: Layout | None,
+    found: zarr.Group | None,
+    name: str,
+    zones_changed: bool,
 ) -> NDArray[np.float64]:
     """A gathered table as the cube has it, on the days that the cube will have."""
     stage = layout.product.stage(name)
@@ -385,7 +406,8 @@ def _result(
     axis = layout.axes[Calendar.DAY]
     zones = (layout.n_zones,) if stage.by_zone else ()
     result = np.full((len(axis.span), *zones, *layout.table_shapes[name]), np.nan)
-    if found is not None and before is not None:
+    is_void = stage.by_zone and zones_changed
+    if found is not None and before is not None and not is_void:
         old = found[f"ledger/{name}/result"][:]
         shift = before.axes[Calendar.DAY].span.start - axis.span.start
         result[shift : shift + len(old)] = old

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from pydantic import BaseModel
+from shapely.geometry import box
+from shapely.geometry.base import BaseGeometry
 
 from alpage.cube.ledger import digest
 from alpage.engine.block import inside, read_elevation
@@ -23,19 +25,26 @@ class Relief:
     counts: tuple[int, ...]
 
 
+def area_on(study: Study, grid: Grid) -> BaseGeometry:
+    """Return the study's area in the grid's CRS: of a box all pixels of the grid over it."""
+    if study.area.bbox is not None:
+        return box(*grid.geobox.boundingbox.bbox)
+    return grid.project(study.geometry())
+
+
 def read_relief(study: Study, product: Product, parameters: BaseModel, grid: Grid) -> Relief:
     """Return the relief of a study, read tile by tile.
 
     Raises StudyError where the elevation raster has nothing within the area.
     """
     href = study.locate(str(study.dem))
-    area = grid.project(study.geometry())
+    area = area_on(study, grid)
     low, high, seen = np.inf, -np.inf, []
     for tile in grid.tiles:
-        box = grid.tile_box(tile)
-        dem = read_elevation(href, box, ReadCounters())
+        tile_box = grid.tile_box(tile)
+        dem = read_elevation(href, tile_box, ReadCounters())
         seen.append(digest(dem.tobytes().hex()))
-        within = dem[inside(area, box) & np.isfinite(dem)]
+        within = dem[inside(area, tile_box) & np.isfinite(dem)]
         if within.size:
             low, high = min(low, float(within.min())), max(high, float(within.max()))
     if low > high:
@@ -46,9 +55,9 @@ def read_relief(study: Study, product: Product, parameters: BaseModel, grid: Gri
         counts = np.zeros(product.relief_bins(context), dtype=np.int64)
         if counts.size:
             for tile in grid.tiles:
-                box = grid.tile_box(tile)
-                dem = read_elevation(href, box, ReadCounters())
-                within = dem[inside(area, box) & np.isfinite(dem)]
+                tile_box = grid.tile_box(tile)
+                dem = read_elevation(href, tile_box, ReadCounters())
+                within = dem[inside(area, tile_box) & np.isfinite(dem)]
                 position = (within.astype(np.float64) - low) * counts.size / (high - low)
                 bins = np.clip(position, 0, counts.size - 1).astype(np.int64)
                 counts += np.bincount(bins, minlength=counts.size)

@@ -23,6 +23,7 @@ from alpage.cube.ledger import COSTS, NOTHING, BlockId
 from alpage.cube.store import CubeStore
 from alpage.engine.block import Done, Task, run_block
 from alpage.engine.plan import Plan, inspect_needed
+from alpage.engine.relief import area_on
 from alpage.engine.shared import SharedText, pack
 from alpage.errors import (
     AlpageError,
@@ -115,7 +116,7 @@ class Run:
         self._shared: SharedText = pack(
             plan.study.model_dump_json(), plan.study.folder, plan.shared
         )
-        self._area_wkb = shapely.to_wkb(plan.layout.grid.project(plan.study.geometry()))
+        self._area_wkb = shapely.to_wkb(area_on(plan.study, plan.layout.grid))
         self._zones_wkb = [shapely.to_wkb(zone) for zone in plan.work.zones]
         self._fork: icechunk.ForkSession | None = None
         self._batch: list[Done] = []
@@ -214,16 +215,20 @@ class Run:
         """Decide on a failed block: try again, go on without a scene, or stop and why."""
         if isinstance(failure, SceneError):
             if self.plan.study.on_bad_scene == "stop":
-                return False, ArchiveError(f"on_bad_scene is stop, and {failure}")
+                told = f"scene {failure.scene_id} is bad: {failure.reason}"
+                return False, ArchiveError(f"on_bad_scene is stop, and {told}")
             self.plan.quarantined[failure.scene_id] = failure.reason
             return False, _Replan()
         if isinstance(failure, AlpageError) and not isinstance(failure, StorageError):
             return False, failure
         if attempts <= self.settings.block_retries:
             return True, None
-        error = BlockFailed(
+        # A full disk or a store that is gone is no fault of the block.
+        stored = isinstance(failure, StorageError | icechunk.IcechunkError)
+        reason = str(failure).strip().split("\n", 1)[0]
+        error = (StorageError if stored else BlockFailed)(
             f"{task.id} failed {attempts} times, the last time with "
-            f"{type(failure).__name__}: {failure}. What is done is kept: run again to resume"
+            f"{type(failure).__name__}: {reason}. What is done is kept: run again to resume"
         )
         error.__cause__ = failure
         return False, error
@@ -259,7 +264,7 @@ class Run:
             attempt=attempt,
             days=days,
             observed=observed,
-            area=self._area_wkb if isinstance(stage, Observe) else None,
+            area=None if work.is_total(block.step) else self._area_wkb,
             zones=zones,
             tiles=tiles,
         )

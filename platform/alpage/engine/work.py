@@ -20,7 +20,7 @@ from alpage.cube.ledger import NOTHING, BlockId, Fingerprint, Ledger, digest
 from alpage.engine.block import segment_span
 from alpage.grid import Tile
 from alpage.product import Derive, Gather, Observe, Stage, Summarise
-from alpage.timeaxis import Calendar, slot_of
+from alpage.timeaxis import ONE_DAY, Calendar, slot_of
 
 
 class SceneIndex:
@@ -78,6 +78,8 @@ class Work:
     """Tiles that the area touches."""
     results: dict[str, NDArray[np.float64]]
     """The gathered tables as they stand, one row for each day of the axis."""
+    period: tuple[np.datetime64, np.datetime64]
+    """First and last day that the cube is asked for, as its functions are told."""
 
     def __post_init__(self) -> None:
         self._steps: dict[str, Stage] = {}
@@ -163,7 +165,9 @@ class Work:
             told = [(day, [(s.id, s.revision) for s in ordered]) for day, ordered in scenes]
             return digest(who, told, self._zone_digest(stage, block.tile))
         recorded = [self.ledger.recorded(one) for one in self.inputs(block)]
-        if all(one == NOTHING for one in recorded):
+        # Without those that hold nothing: an axis that grows changes only what gets data.
+        recorded = [one for one in recorded if one != NOTHING]
+        if not recorded:
             return NOTHING
         if self.is_total(block.step):
             by_zone = isinstance(stage, Summarise) or getattr(stage, "by_zone", False)
@@ -173,7 +177,8 @@ class Work:
                 return NOTHING
             return digest(who, recorded, self._tile_zones(block.tile))
         assert isinstance(stage, Derive)
-        return digest(who, recorded, self._zone_digest(stage, block.tile), self._rows(stage, block))
+        rows, asked = self._rows(stage, block), self._asked(stage, block)
+        return digest(who, recorded, self._zone_digest(stage, block.tile), rows, asked)
 
     def observed(self, block: BlockId) -> tuple[int, ...]:
         """Return the day slots with scenes over the tile within what a block reads."""
@@ -222,6 +227,15 @@ class Work:
                 gathered[step] = {block.block for block in blocks}
             found[step] = blocks
         return found
+
+    def _asked(self, stage: Derive, block: BlockId) -> list[str]:
+        """The part of the period within a segment: days say nothing of it, each is alone."""
+        if stage.segment is Calendar.DAY:
+            return []
+        margin = stage.margin_days * ONE_DAY
+        about = segment_span(self.layout, stage, block.block)
+        first = max(about.first_day - margin, self.period[0])
+        return [str(first), str(min(about.last_day + margin, self.period[1]))]
 
     def _zone_digest(self, stage: Observe | Derive, tile: Tile) -> object:
         if isinstance(stage, Observe):

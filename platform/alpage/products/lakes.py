@@ -32,7 +32,6 @@ from alpage.science.water import (
     WATER,
     WaterParameters,
     classify_water,
-    dilate_clouds,
     occurrence,
     occurrence_percent,
     water_observation,
@@ -108,21 +107,17 @@ OCCURRENCE = Layer(
 
 def observe(observation: Observation) -> Mapping[str, Array]:
     """MNDWI and state of each date, and a table of clear pixels for each lake."""
-    parameters: WaterParameters = observation.context.parameters
-    green, swir16, nir = (
-        observation.inner(observation.bands[name]) for name in ("green", "swir16", "nir")
-    )
-    quality = dilate_clouds(observation.quality, parameters.cloud_dilation_px)
+    bands = observation.bands
     gains, offsets = observation.stacked("green", "swir16", "nir")
     mndwi, state, brightness = water_observation(
-        green,
-        swir16,
-        nir,
-        observation.inner(quality),
+        bands["green"],
+        bands["swir16"],
+        bands["nir"],
+        observation.quality,
         gains=gains,
         offsets=offsets,
         mask=int(DEFAULT_MASK),
-        parameters=parameters,
+        parameters=observation.context.parameters,
     )
     table = lake_histogram(mndwi, brightness, observation.zones, low=LOW, high=HIGH, n_bins=BINS)
     return {"mndwi": mndwi, "water_state": state, "mndwi_histogram": table}
@@ -214,7 +209,6 @@ lakes = Product(
             layers=(MNDWI, STATE),
             function=observe,
             tables=(Table("mndwi_histogram", lambda context: (BINS, 2), by_zone=True),),
-            halo_px=lambda context: int(context.parameters.cloud_dilation_px),
         ),
         Gather(
             "threshold",

@@ -190,10 +190,8 @@ def _main_peak(curve: Any, day: Any, limits: Any) -> Any:
     """First and last slot of the maximum that stands out most from both of its sides, or -1, -1."""
     best, best_end, best_falls = -1, -1, 0.0
     for slot in range(curve.size):
-        if not limits[0] <= day[slot] <= limits[1]:
-            continue
         end = _plateau_end(curve, slot)
-        if end < 0:
+        if end < 0 or not limits[0] <= (day[slot] + day[end]) / 2.0 <= limits[1]:
             continue
         left, _, higher_left = _side(curve, slot, -1)
         right, _, higher_right = _side(curve, end, 1)
@@ -280,7 +278,8 @@ def _phenology(curve: Any, day: Any, limits: Any, least: float, fill: int) -> An
             pixel = begin + i
             layers[1, pixel] = np.rint(peak) + 1
             layers[4, pixel] = np.rint(amplitude)
-            layers[5, pixel] = np.rint(value)
+            # A parabola through clipped values may rise above them.
+            layers[5, pixel] = min(np.rint(value), 10000.0)
             if not np.isnan(start):
                 layers[0, pixel] = np.rint(start) + 1
             if not np.isnan(end):

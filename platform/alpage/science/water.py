@@ -10,7 +10,6 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from scipy import ndimage
 
 from alpage.science.masks import Quality
 
@@ -21,7 +20,6 @@ CLEAR, NEVER_WATER = 0, 1
 
 _FILL_BIT = int(Quality.FILL)
 _DOUBTFUL = int(Quality.DARK | Quality.SNOW)
-_SPREADS = int(Quality.CLOUD | Quality.CIRRUS | Quality.SHADOW)
 
 
 class WaterParameters(BaseModel):
@@ -65,13 +63,6 @@ class WaterParameters(BaseModel):
         description="highest threshold of a lake: a pixel half of turbid water (green 0.20, SWIR "
         "0.03), half of dark wood (0.02, 0.06) is at 0.42",
     )
-    cloud_dilation_px: int = Field(
-        3,
-        ge=0,
-        le=32,
-        description="pixels around clouds and their shadows that are masked with them: masks miss "
-        "their edges, where haze takes water for land (WOfS)",
-    )
     maximum_invalid: float = Field(
         0.10,
         ge=0,
@@ -101,23 +92,6 @@ class WaterParameters(BaseModel):
     )
 
 
-def dilate_clouds(quality: NDArray[np.uint8], radius_px: int) -> NDArray[np.uint8]:
-    """Return the quality bits with CLOUD up to `radius_px` around cloud, cirrus and shadow.
-
-    `quality` has shape (t, y, x); the neighbourhood is a square. What lies beyond the edge
-    of the array is not known: cut a margin of `radius_px` off the result.
-
-    >>> dilate_clouds(np.array([[[0, 0, 0, 8, 1]]], dtype="uint8"), 1)
-    array([[[ 0,  0,  2, 10,  3]]], dtype=uint8)
-    """
-    cloudy = (quality & _SPREADS != 0).view(np.uint8)
-    if radius_px == 0 or not cloudy.any():
-        return quality
-    for axis in (1, 2):
-        cloudy = ndimage.maximum_filter1d(cloudy, 2 * radius_px + 1, axis=axis, mode="nearest")
-    return np.asarray(quality | cloudy * np.uint8(Quality.CLOUD), np.uint8)
-
-
 def water_observation(
     green: NDArray[np.uint16],
     swir16: NDArray[np.uint16],
@@ -143,8 +117,8 @@ def water_observation(
     In shadow only skylight falls, which is so poor in SWIR that any ground has the MNDWI
     of water; NIR fails less. Such a pixel is water only if NDWI is beyond what skylight
     makes of rock and green is above noise; it is land where NIR exceeds green by more than
-    noise; else it stays undecided. MNDWI is FILL where the state is MASKED or NODATA. Brightness is
-    green + SWIR × 1e4, at least 1, where the state is CLEAR, and 0 elsewhere.
+    noise; else it stays undecided. MNDWI is FILL where the state is MASKED or NODATA.
+    Brightness is (green + SWIR) × 1e4, at least 1, where the state is CLEAR, else 0.
 
     >>> dn = np.array([[[800, 7800, 300]]], dtype="uint16")
     >>> swir, nir = (np.array([[v]], dtype="uint16") for v in ([100, 800, 100], [200, 7000, 280]))
@@ -170,8 +144,10 @@ def water_observation(
         parameters.dark_ndwi,
         round(parameters.dark_green * 1e4, 6),
     )
-    mndwi, state = _water_observation(green, swir16, nir, quality, linear, np.uint8(mask), limits)
-    return mndwi, state
+    mndwi, state, brightness = _water_observation(
+        green, swir16, nir, quality, linear, np.uint8(mask), limits
+    )
+    return mndwi, state, brightness
 
 
 @njit(cache=True, nogil=True)

@@ -1,0 +1,165 @@
+"""The flows as they are run: as scripts, in processes of their own, with a real Prefect server."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from alpage.cube.reader import open_cube
+from alpage.cube.store import MAIN, CubeStore
+from alpage.errors import CubeError
+
+FLOWS = Path(__file__).resolve().parents[2] / "flows"
+EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
+PATIENCE_S = 240
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def study(shared: Path, tmp_path: Path) -> Path:
+    archive = shared / "archive" / "00002806639B424A" / "collection.json"
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "product": "monthly_ndvi:product",
+                "area": {"bbox": [3.0193, 50.8131, 3.0284, 50.8188]},
+                "period": "2018-05-01/2018-08-31",
+                "archive": str(archive),
+                "cube": "cube",
+            }
+        )
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return {
+        **os.environ,
+        "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect")),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PYTHONPATH": str(EXAMPLES),
+    }
+
+
+@pytest.fixture(scope="module")
+def server(environment: dict[str, str]) -> Iterator[str]:
+    """The API address of a Prefect server."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "prefect", "server", "start"]
+    process = subprocess.Popen(
+        [*command, "--host", "127.0.0.1", "--port", str(port), "--no-ui"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    api = f"http://127.0.0.1:{port}/api"
+    try:
+        _until(lambda: _is_healthy(api), "the server answers")
+        yield api
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _is_healthy(api: str) -> bool:
+    try:
+        return httpx.get(f"{api}/health", timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _until(condition, what: str) -> None:  # type: ignore[no-untyped-def]
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end, f"waited {PATIENCE_S} s until {what}"
+        time.sleep(0.2)
+
+
+def _start(flow: str, study: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(FLOWS / f"{flow}.py"), str(study)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_build_runs_without_a_server(study: Path, environment: dict[str, str]) -> None:
+    process = _start("build", study, environment)
+    out, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, err
+    (line,) = out.split()
+    assert (Path(line) / "collection.json").exists()
+    assert "month/ndvi_max" in open_cube(str(study.parent / "cube")).layers
+
+
+def test_update_on_a_server_leaves_its_artifacts(
+    study: Path, environment: dict[str, str], server: str
+) -> None:
+    process = _start("update", study, environment | {"PREFECT_API_URL": server})
+    _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, err
+    of_update = {"flows": {"name": {"any_": ["update"]}}}
+    (run,) = httpx.post(f"{server}/flow_runs/filter", json=of_update).json()
+    assert run["state_type"] == "COMPLETED"
+    of_run = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+    artifacts = httpx.post(f"{server}/artifacts/filter", json=of_run).json()
+    assert {artifact["key"] for artifact in artifacts} == {"bill", "progress", "report"}
+    (report,) = (a["data"] for a in artifacts if a["key"] == "report")
+    assert "| read_seconds |" in report
+    assert "| quarantined | {} |" in report
+    tasks = httpx.post(f"{server}/task_runs/filter", json=of_run).json()
+    assert {task["name"].rsplit("-", 1)[0] for task in tasks} == {
+        "search",
+        "plan",
+        "run",
+        "release",
+    }
+
+
+def test_a_bad_study_is_a_sentence(study: Path, environment: dict[str, str]) -> None:
+    study.write_text(study.read_text() + "cubes: x\n")
+    process = _start("build", study, environment)
+    _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 2
+    assert err.strip().startswith("error cubes: this key is not known")
+
+
+def test_a_cancelled_flow_leaves_no_process_and_the_cube_as_it_was(
+    study: Path, environment: dict[str, str]
+) -> None:
+    cube = str(study.parent / "cube")
+    process = _start("build", study, environment)
+    own = psutil.Process(process.pid)
+
+    def is_running_blocks() -> bool:
+        assert process.poll() is None, process.communicate()[1]
+        return CubeStore.exists(cube) and bool(CubeStore.open(cube).branches() - {MAIN})
+
+    _until(is_running_blocks, "the run has begun")
+    children = own.children(recursive=True)
+    assert children
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130, err
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert alive == []
+    with pytest.raises(CubeError):
+        open_cube(cube)

@@ -39,7 +39,7 @@ def main() -> None:
     try:
         app(standalone_mode=False)
     except AlpageError as error:
-        err.print(f"[bold red]error[/] {_plain(str(error))}", highlight=False)
+        err.print(f"[bold red]error[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except typer.Exit as done:
         sys.exit(done.exit_code)
@@ -82,7 +82,7 @@ def search(study: StudyFile, as_json: AsJson = False) -> None:
         return
     _print_rows(rows, title=f"{len(rows)} scenes")
     for name, reason in found.rejected:
-        err.print(f"left out {_plain(name)}: {_plain(reason)}")
+        err.print(f"left out {_plain(name)}: {_plain(reason)}", highlight=False, soft_wrap=True)
     if found.duplicates:
         err.print(f"{len(found.duplicates)} older processings of the same acquisitions left out")
 
@@ -289,7 +289,8 @@ def _print_report(report: engine.RunReport) -> None:
 
 def _print_quarantine(quarantined: dict[str, str]) -> None:
     for scene, reason in quarantined.items():
-        err.print(f"quarantined {_plain(scene)}: {_plain(reason)}", highlight=False)
+        told = f"quarantined {_plain(scene)}: {_plain(reason)}"
+        err.print(told, highlight=False, soft_wrap=True)
 
 
 def _print_rows(rows: list[dict[str, Any]], title: str | None = None) -> None:

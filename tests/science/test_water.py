@@ -47,8 +47,15 @@ def observe(green, swir, nir, *, quality=0, gain=1.0, offset=0.0):
     ("reflectances", "index", "state"),
     [
         pytest.param((0.08, 0.01, 0.02), 7778, CLEAR, id="water"),
-        pytest.param((0.06, 0.18, 0.30), -5000, CLEAR, id="vegetation"),
+        pytest.param((0.06, 0.18, 0.30), -5000, NEVER_WATER, id="vegetation"),
         pytest.param((0.78, 0.08, 0.70), 8140, SNOW, id="snow"),
+        # A quarter of snow (0.88, 0.10, 0.78) on soil (0.10, 0.29, 0.21): MNDWI 0.08.
+        pytest.param((0.295, 0.2425, 0.3525), FILL, MASKED, id="patches-of-snow"),
+        # The same soil and water (0.07, 0.01, 0.02) under a cloud (0.57, 0.44, 0.61) of 0.45.
+        pytest.param((0.312, 0.358, 0.390), -687, NEVER_WATER, id="soil-under-thin-cloud"),
+        pytest.param((0.295, 0.204, 0.286), FILL, MASKED, id="water-under-thin-cloud"),
+        pytest.param((0.065, 0.10, 0.26), -2121, NEVER_WATER, id="bright-nir"),
+        pytest.param((0.065, 0.10, 0.24), -2121, CLEAR, id="half-water-half-meadow"),
     ],
 )
 @pytest.mark.parametrize(
@@ -64,13 +71,13 @@ def test_surfaces(reflectances, index, state, gain, offset):
     found, is_state, _ = observe(*dn, gain=gain, offset=offset)
     assert is_state == state
     # A Landsat digital number is 0.275 wide.
-    assert found == pytest.approx(index, abs=0 if gain == 1 else 15)
+    assert found == pytest.approx(index, abs=0 if gain == 1 or state == MASKED else 15)
 
 
 @pytest.mark.parametrize(
     ("dn", "state"),
     [
-        pytest.param((7000, 3000, 2000), CLEAR, id="ndsi-0.40"),
+        pytest.param((7000, 3000, 2500), CLEAR, id="ndsi-0.40"),
         pytest.param((7001, 3000, 2000), SNOW, id="ndsi-over-0.40"),
         pytest.param((7001, 3000, 1100), CLEAR, id="nir-0.11"),
         pytest.param((7001, 3000, 1101), SNOW, id="nir-over-0.11"),

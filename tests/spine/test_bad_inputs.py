@@ -1,4 +1,4 @@
-"""Whatever is wrong with the input: a named error or a scene left out by name, never half a cube."""
+"""Whatever is wrong with the input: a named error or a scene left out, never half a cube."""
 
 import contextlib
 import json
@@ -82,7 +82,7 @@ misses_layer = broken(lambda found: {"nvdi": found["ndvi"]})
 returns_array = broken(lambda found: found["ndvi"])
 wrong_shape = broken(lambda found: {"ndvi": found["ndvi"][:, 1:]})
 wrong_dtype = broken(lambda found: {"ndvi": found["ndvi"].astype("float32")})
-too_large = broken(lambda found: {"ndvi": np.where(found["ndvi"] > 0, 20000, found["ndvi"]).astype("int16")})
+too_large = broken(lambda found: {"ndvi": np.maximum(found["ndvi"], np.int16(20000))})
 no_table = counting(lambda days: {})
 wrong_table = counting(lambda days: {"seen": np.zeros((days, 2), dtype="int64")})
 float_table = counting(lambda days: {"seen": np.full((days, 3), 0.5)})
@@ -231,7 +231,7 @@ def cut(share: float) -> Callable[[Bench], None]:
 
 
 def fill_file(content: bytes) -> Callable[[Bench], None]:
-    return lambda bench: bench.file("nir").write_bytes(content) and None
+    return lambda bench: bench.file("nir").write_bytes(content)
 
 
 def edit(change: Callable[[dict[str, Any]], Any]) -> Callable[[Bench], None]:
@@ -245,6 +245,11 @@ def edit(change: Callable[[dict[str, Any]], Any]) -> Callable[[Bench], None]:
 
 def href(value: str) -> Callable[[Bench], None]:
     return edit(lambda item: item["assets"]["red"].update(href=value))
+
+
+def far_away(bench: Bench) -> None:
+    edit(lambda item: item["properties"].pop("proj:code"))(bench)
+    rewrite(bench.file("nir"), crs="EPSG:32601")
 
 
 def drop_transform(bench: Bench) -> None:
@@ -287,7 +292,7 @@ def antimeridian(item: dict[str, Any]) -> None:
     item["geometry"] = {"type": "Polygon", "coordinates": [[[0, 0], [1, 1], [2, 2], [0, 0]]]}
 
 
-BAD_SCENES: dict[str, tuple[Callable[[Bench], None], str]] = {
+BAD_SCENES: dict[str, tuple[Callable[[Bench], object], str]] = {
     "tile data cut off": (cut(0.6), r"band red: .*B04.tif: truncated"),
     "header cut off": (cut(0.02), r"band red: .*B04.tif: "),
     "a web page": (
@@ -329,14 +334,8 @@ BAD_SCENES: dict[str, tuple[Callable[[Bench], None], str]] = {
         ),
         r"band nir lies outside the footprint that its item gives",
     ),
-    "nowhere": (
-        lambda bench: (
-            (
-                edit(lambda item: item["properties"].pop("proj:code"))(bench),
-                rewrite(bench.file("nir"), crs="EPSG:32601"),
-            )
-            and None
-        ),
+    "pixels where no footprint can be": (
+        far_away,
         r"band nir lies outside the footprint",
     ),
     "damaged tile": (damage_tile, r"band red: .*tile 0 .*does not decode"),
@@ -361,11 +360,11 @@ BAD_SCENES: dict[str, tuple[Callable[[Bench], None], str]] = {
         r"platform x is none of the sensors known: sentinel-2-l2a",
     ),
     "half an item": (
-        lambda bench: bench.item_path.write_text(bench.item_path.read_text()[:500]) and None,
+        lambda bench: bench.item_path.write_text(bench.item_path.read_text()[:500]),
         r"is not JSON",
     ),
     "item is a list": (
-        lambda bench: bench.item_path.write_text("[]") and None,
+        lambda bench: bench.item_path.write_text("[]"),
         r"holds no JSON object",
     ),
     "item gone": (lambda bench: bench.item_path.unlink(), r"does not exist"),
@@ -402,12 +401,17 @@ def test_a_bad_scene_is_left_out_by_name(
     assert re.search(reason, report.quarantined[VICTIM]), report.quarantined[VICTIM]
 
 
-def test_the_victim_matters(bench: Bench, without_victim: dict[str, np.ndarray]) -> None:
-    report = bench.run()
-    assert report.quarantined == {}
+@pytest.mark.parametrize("nodata", [0, float("nan")])
+def test_a_sound_scene_matters_and_nodata_that_is_no_integer_is_none(
+    nodata: float, bench: Bench, without_victim: dict[str, np.ndarray]
+) -> None:
+    edit(lambda item: item["assets"]["red"]["raster:bands"][0].update(nodata=nodata))(bench)
+    rewrite(bench.file("red"), nodata=None)
+    assert bench.run().quarantined == {}
     found = state(bench.cube)
     assert found is not None
     assert not same(found[1], without_victim)
+    assert len(np.unique(found[1]["day/ndvi"])) > len(np.unique(without_victim["day/ndvi"]))
 
 
 # What can be wrong with what is asked.
@@ -683,7 +687,7 @@ BAD_STUDIES: dict[str, Bad] = {
     ),
     "larger area": Bad(
         CubeError,
-        r"made with area .*3\.0284.* asks for .*3\.0384.*; give it another cube, or the cube's own area",
+        r"made with area .*3\.0284.* asks for .*3\.0384.*; give it another cube",
         {"area": {"bbox": [3.0193, 50.8131, 3.0384, 50.8188]}},
     ),
     "another resolution": Bad(
@@ -791,7 +795,7 @@ BAD_STUDIES: dict[str, Bad] = {
     ),
     "values out of range": Bad(
         GateFailed,
-        r"gate: valid_range: day/ndvi, tile 0,0, .* holds 20000 \(2\), expected -10000 to 10000.*Readers keep",
+        r"gate: valid_range: day/ndvi, tile 0,0, .* holds 20000 \(2\), expected .*Readers keep",
         {"product": "broken:too_large"},
     ),
     "values out of range, no cube": Bad(

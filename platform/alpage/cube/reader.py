@@ -142,7 +142,10 @@ def open_cube(url: str, *, snapshot: str | None = None) -> Cube:
     """
     store = CubeStore.open(url)
     snapshot = snapshot or store.tip()
-    root = store.read(snapshot=snapshot)
+    try:
+        root = store.read(snapshot=snapshot)
+    except FileNotFoundError:
+        raise CubeError(f"cube: nothing was published at {url} yet; `alpage run` does") from None
     if "alpage" not in root.attrs:
         raise CubeError(f"cube: {url} is an Icechunk store, but alpage did not write it")
     return Cube(url, snapshot, root)

@@ -143,8 +143,18 @@ class CubeStore:
         return any(snapshot.id == main for snapshot in self.repository.ancestry(branch=branch))
 
     def writable(self, branch: str) -> icechunk.Session:
-        """Return a session that writes on top of a branch."""
-        return self.repository.writable_session(branch)
+        """Return a session that writes on top of a branch.
+
+        Raises CubeBusy where the branch is gone: another run of the study has finished it.
+        """
+        try:
+            return self.repository.writable_session(branch)
+        except icechunk.IcechunkError as error:
+            if branch in self.branches():
+                raise
+            raise CubeBusy(
+                f"cube: another run of this study finished {self.url} meanwhile; run again"
+            ) from error
 
     def start_branch(self, name: str, snapshot: str) -> None:
         """Make a branch at a snapshot."""
@@ -164,7 +174,7 @@ class CubeStore:
                 f"cube: {self.url} was published by another run meanwhile; run again: what this "
                 "run did is kept where it still fits"
             ) from error
-        self.repository.delete_branch(branch)
+        self.drop_branch(branch)
         return tip
 
     def move_main(self, snapshot: str, *, expected: str) -> None:
@@ -229,6 +239,10 @@ def reached(url: str) -> Iterator[None]:
     """Tell what Icechunk raises while a cube is read or written as a StorageError."""
     try:
         yield
+    except icechunk.ConflictError as error:
+        raise CubeBusy(
+            f"cube: another run wrote to {url} meanwhile; run again to go on from there"
+        ) from error
     except icechunk.IcechunkError as error:
         raise StorageError(
             f"cube: {url} cannot be read or written: {_brief(error)}; check that it is whole, "

@@ -17,7 +17,8 @@ from odc.geo.geobox import GeoBox
 from shapely.geometry.base import BaseGeometry
 
 from alpage.cube.layout import STATISTICS, Layout, partial_path
-from alpage.cube.ledger import BlockId, Fingerprint, Record
+from alpage.cube.ledger import NOTHING, BlockId, Fingerprint, Record
+from alpage.engine.clear import clear_block
 from alpage.engine.header import BadCog
 from alpage.engine.imagery import Day, read_days
 from alpage.engine.shared import Shared, SharedText, unpack
@@ -83,6 +84,9 @@ def run_block(task: Task, fork: icechunk.ForkSession) -> Done:
     stage = _stage_of(shared, task.id.step)
     statistics: NDArray[np.int64] | None = None
     match stage:
+        case _ if task.fingerprint == NOTHING:
+            clear_block(shared.layout, stage, task.id, root)
+            clock.lap("write")
         case Observe():
             statistics = _observe(stage, task, shared, root, clock, counters)
         case Derive():

@@ -167,7 +167,7 @@ class Work:
         recorded = [self.ledger.recorded(one) for one in self.inputs(block)]
         # Without those that hold nothing: an axis that grows changes only what gets data.
         recorded = [one for one in recorded if one != NOTHING]
-        if not recorded:
+        if not recorded or self._is_idle(block):
             return NOTHING
         if self.is_total(block.step):
             by_zone = isinstance(stage, Summarise) or getattr(stage, "by_zone", False)
@@ -190,6 +190,17 @@ class Work:
         about = segment_span(self.layout, stage, block.block)
         span = about.on(Calendar.DAY, margin_days=margin)
         return self.index.days(block.tile, span.start, span.stop)
+
+    def _is_idle(self, block: BlockId) -> bool:
+        """Whether no day that a block of daily layers reads has a scene over its tile.
+
+        Windows may reach further than what it reads: that they hold something says nothing.
+        """
+        stage = self._steps[block.step]
+        if self.is_total(block.step) or not isinstance(stage, Derive | Summarise):
+            return False
+        daily = self.layout.product.layer(stage.reads[0]).calendar is Calendar.DAY
+        return daily and not self.observed(block)
 
     def todo(self, step: str) -> list[BlockId]:
         """Return the blocks of a step whose wanted fingerprint is not the recorded one."""
@@ -218,6 +229,8 @@ class Work:
                         ) and bool(self.observed(block))
                     if isinstance(stage, Summarise) and not self.is_total(step):
                         is_touched = is_touched and bool(self.zones_of(block.tile))
+                    if is_touched and self._is_idle(block):
+                        is_touched = self.ledger.recorded(block) != NOTHING
                     if not is_touched:
                         is_touched = self.wanted(block) != self.ledger.recorded(block)
                 if is_touched:

@@ -23,7 +23,7 @@ def lake_histogram(
     high: int,
     n_bins: int,
 ) -> NDArray[np.int64]:
-    """Return clear pixels and their brightness by MNDWI: int64 (t, lakes, n_bins, 2).
+    """Return clear lit pixels and their brightness by MNDWI: int64 (t, lakes, n_bins, 2).
 
     `mndwi` and `brightness`, both (t, y, x), are those of `water_observation`; pixels
     without brightness are left out. `n_bins` equal bins over [low, high], the last one

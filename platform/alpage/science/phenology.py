@@ -12,7 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 SPLIT = 0.5
-"""Part of the amplitude by which a curve must fall and rise again to begin another season."""
+"""Part of the amplitude by which a curve must fall and rise again to begin another season.
+
+Less is a cut meadow or a late cloud, not the bare soil between two crops.
+"""
+
+# What bounds a side of a season, going outwards from the peak.
+_NEXT_SEASON, _HIGHER, _DATA_END, _STILL_FALLING = 0, 1, 2, 3
 
 _STRIP = 64  # pixels whose curves are gathered at once
 
@@ -58,7 +64,7 @@ class Phenology(NamedTuple):
     season_length: NDArray[np.int16]
     """Days from start to end."""
     amplitude: NDArray[np.int16]
-    """Peak above the mean of the two bases, 1e-4."""
+    """Peak above the mean of the two bases, or above the one that was seen, 1e-4."""
     peak_value: NDArray[np.int16]
     """Value at the peak, 1e-4."""
 
@@ -74,16 +80,19 @@ def season_metrics(
 ) -> SeasonMetrics:
     """Return the main season of one curve.
 
-    `curve` of shape (k,), NaN where there is none; `day` of shape (k,), ascending. The peak
-    is the highest maximum from `first_day` to `last_day`, placed between slots by a parabola
-    through three of them; a curve that still rises at its end has no peak there. A side of
-    the season reaches to the next slot without a value, the next higher value, or the low
-    point before a rise by SPLIT of the amplitude; its base is its least value. Start and end
-    are where the curve, read linearly between slots, last crosses the base plus the fraction
-    of the rise before the peak, and first after it.
+    `curve` of shape (k,), NaN where there is none; `day` of shape (k,), ascending. Of the
+    maxima from `first_day` to `last_day` the main one stands out most, by the mean of its
+    falls to either side: a green winter does not hide the crop of the summer. A curve that
+    still rises where it ends has no maximum there. The peak lies between slots, on a
+    parabola through three of them. A side of the season reaches to the end of the curve, the
+    next higher value, or the low point before a rise by SPLIT of the amplitude; its base is
+    its least value. Start and end are the crossings, nearest to the peak, of the side's base
+    plus the fraction of the rise; the curve is read linearly between slots.
 
-    A side that is still falling where the curve ends has perhaps not reached its base: it
-    is told only if it got below the crossing as measured from the other side's base.
+    Where the curve ends before a side does, that side is NaN and the amplitude is above the
+    other base: a side still falling at its end counts if it got below the crossing as
+    measured from the other base, one that turned without another season following if it
+    fell by SPLIT of the other side's fall.
 
     >>> day = np.arange(-30, 400, 10.0)
     >>> curve = 0.5 - 0.3 * np.cos(2 * np.pi * day / 360)
@@ -105,7 +114,7 @@ def season_metrics(
 
 def phenology_block(
     curve: NDArray[np.int16],
-    slot_day: NDArray[np.int32],
+    slot_day: NDArray[np.number[Any]],
     *,
     first_day: int,
     last_day: int,
@@ -114,10 +123,10 @@ def phenology_block(
 ) -> Phenology:
     """Return the main season of each pixel as `season_metrics` finds it.
 
-    `curve` (slot, y, x) in 1e-4 with `fill`; `slot_day` the day of each slot, ascending, 0
-    being 1 January of the year. All layers are `fill` where there is no peak from
-    `first_day` to `last_day` or the amplitude is below the least one; a side that is missing
-    leaves only its own date and the length at `fill`.
+    `curve` (slot, y, x) in 1e-4 with `fill`; `slot_day` the day that each slot stands for,
+    ascending, fractions allowed, 0 being 1 January of the year. All layers are `fill` where
+    there is no peak from `first_day` to `last_day` or the amplitude is below the least one;
+    a side that is missing leaves only its own date and the length at `fill`.
 
     >>> day = np.arange(-30, 400, 10, dtype="int32")
     >>> curve = np.rint(5000 - 3000 * np.cos(2 * np.pi * day / 360)).astype("int16")
@@ -138,38 +147,60 @@ def phenology_block(
         parameters.fraction_start,
         parameters.fraction_end,
     )
-    flat = curve.reshape(curve.shape[0], -1)
+    flat = curve.reshape(curve.shape[0], curve.shape[1] * curve.shape[2])
     least = parameters.minimum_amplitude * 1e4
     layers = _phenology(flat, slot_day.astype(np.float64), limits, least, fill)
     return Phenology(*layers.reshape(6, *curve.shape[1:]))
 
 
 @njit(cache=True, nogil=True)
-def _side(curve: Any, peak: int, step: int) -> Any:
-    """Slot of the base on one side, whether the side is cut short, whether a higher one bounds it.
-
-    A side is cut short if its base is its last slot before the curve ends.
-    """
+def _reach(curve: Any, peak: int, step: int) -> Any:
+    """The lowest slot on one side, the slot at which the side stops, and what is there."""
     stop = peak + step
     base = peak
-    higher = False
     while 0 <= stop < curve.size and not np.isnan(curve[stop]):
         if curve[stop] > curve[peak]:
-            higher = True
-            break
+            return base, stop, _HIGHER
         if curve[stop] < curve[base]:
             base = stop
         stop += step
-    turn = SPLIT * (curve[peak] - curve[base])
+    return base, stop, _STILL_FALLING if base + step == stop else _DATA_END
+
+
+@njit(cache=True, nogil=True)
+def _turn(curve: Any, peak: int, stop: int, least: float) -> int:
+    """The low point towards `stop` before a rise by `least`, after a fall by as much; or -1."""
+    step = 1 if stop > peak else -1
     low = peak
-    slot = peak + step
-    while slot != stop:
+    for slot in range(peak + step, stop, step):
         if curve[slot] < curve[low]:
             low = slot
-        if curve[peak] - curve[low] >= turn and curve[slot] - curve[low] >= turn > 0.0:
-            return low, False, higher
-        slot += step
-    return base, base + step == stop and not higher, higher
+        if curve[peak] - curve[low] >= least and curve[slot] - curve[low] >= least:
+            return low
+    return -1
+
+
+@njit(cache=True, nogil=True)
+def _sides(curve: Any, first: int, last: int) -> Any:
+    """Slot of the base left of the maximum from `first` to `last`, its bound; the same right."""
+    left, stop_left, bound_left = _reach(curve, first, -1)
+    right, stop_right, bound_right = _reach(curve, last, 1)
+    least = SPLIT * (curve[first] - min(curve[left], curve[right]))
+    turn_left = _turn(curve, first, stop_left, least)
+    turn_right = _turn(curve, last, stop_right, least)
+    if turn_left >= 0:
+        left, bound_left = turn_left, _NEXT_SEASON
+    if turn_right >= 0:
+        right, bound_right = turn_right, _NEXT_SEASON
+    return left, bound_left, right, bound_right
+
+
+@njit(cache=True, nogil=True)
+def _is_cut(bound: int, base: float, other_base: float, peak: float, fraction: float) -> Any:
+    """Whether the curve ended before this side of the season did."""
+    if bound == _STILL_FALLING:
+        return base > other_base + fraction * (peak - other_base)
+    return bound == _DATA_END and peak - base < SPLIT * (peak - other_base)
 
 
 @njit(cache=True, nogil=True)
@@ -193,12 +224,13 @@ def _main_peak(curve: Any, day: Any, limits: Any) -> Any:
         end = _plateau_end(curve, slot)
         if end < 0 or not limits[0] <= (day[slot] + day[end]) / 2.0 <= limits[1]:
             continue
-        left, _, higher_left = _side(curve, slot, -1)
-        right, _, higher_right = _side(curve, end, 1)
+        left, bound_left, right, bound_right = _sides(curve, slot, end)
         fall_left, fall_right = curve[slot] - curve[left], curve[slot] - curve[right]
         least = SPLIT * max(fall_left, fall_right)
         # A shoulder of a higher season hardly falls on the side of that season.
-        if (higher_left and fall_left < least) or (higher_right and fall_right < least):
+        if bound_left == _HIGHER and fall_left < least:
+            continue
+        if bound_right == _HIGHER and fall_right < least:
             continue
         if fall_left + fall_right > best_falls:
             best, best_end, best_falls = slot, end, fall_left + fall_right
@@ -242,17 +274,16 @@ def _season(curve: Any, day: Any, limits: Any) -> Any:
     if first < 0:
         return nan, nan, nan, nan, nan, nan, nan, nan
     peak_day, peak = _summit(curve, day, first, last)
-    left, left_cut, _ = _side(curve, first, -1)
-    right, right_cut, _ = _side(curve, last, 1)
+    left, bound_left, right, bound_right = _sides(curve, first, last)
     base_left, base_right = curve[left], curve[right]
     level_left = base_left + limits[2] * (peak - base_left)
     level_right = base_right + limits[3] * (peak - base_right)
     start = _crossing(curve, day, first, left, level_left)
     end = _crossing(curve, day, last, right, level_right)
-    if left_cut and base_left > base_right + limits[2] * (peak - base_right):
+    if _is_cut(bound_left, base_left, base_right, peak, limits[2]):
         start, base_left = nan, nan
         amplitude = peak - base_right
-    elif right_cut and base_right > base_left + limits[3] * (peak - base_left):
+    elif _is_cut(bound_right, base_right, base_left, peak, limits[3]):
         end, base_right = nan, nan
         amplitude = peak - base_left
     else:

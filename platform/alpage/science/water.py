@@ -75,6 +75,13 @@ class WaterParameters(BaseModel):
     snow_nir: float = Field(
         0.11, ge=0, le=1, description="NIR reflectance of snow, which water does not reach (Fmask)"
     )
+    bright_nir: float = Field(
+        0.25,
+        ge=0,
+        le=1,
+        description="NIR reflectance that a pixel half of water does not reach, for the densest "
+        "meadow has 0.5: above it, MNDWI beyond 0 is thin cloud or patches of snow",
+    )
     dark_ndwi: float = Field(
         0.4,
         ge=-1,
@@ -111,6 +118,8 @@ def water_observation(
     - NODATA where `quality` says FILL or a band is empty;
     - MASKED where `quality` has another bit of `mask`, or nothing can be decided;
     - SNOW where NDSI and NIR exceed their limits;
+    - MASKED where NIR is too bright for water and green too bright for land, as under thin
+      cloud, NEVER_WATER where only NIR is too bright;
     - NEVER_WATER or MASKED for a pixel called dark or snow that does not prove to be water;
     - CLEAR else: MNDWI decides.
 
@@ -118,7 +127,8 @@ def water_observation(
     of water; NIR fails less. Such a pixel is water only if NDWI is beyond what skylight
     makes of rock and green is above noise; it is land where NIR exceeds green by more than
     noise; else it stays undecided. MNDWI is FILL where the state is MASKED or NODATA.
-    Brightness is (green + SWIR) × 1e4, at least 1, where the state is CLEAR, else 0.
+    Brightness is (green + SWIR) × 1e4, at least 1, where MNDWI is that of lit land or of
+    water, and 0 elsewhere.
 
     >>> dn = np.array([[[800, 7800, 300]]], dtype="uint16")
     >>> swir, nir = (np.array([[v]], dtype="uint16") for v in ([100, 800, 100], [200, 7000, 280]))
@@ -143,6 +153,7 @@ def water_observation(
         round(parameters.snow_nir * 1e4, 6),
         parameters.dark_ndwi,
         round(parameters.dark_green * 1e4, 6),
+        round(parameters.bright_nir * 1e4, 6),
     )
     mndwi, state, brightness = _water_observation(
         green, swir16, nir, quality, linear, np.uint8(mask), limits
@@ -150,7 +161,7 @@ def water_observation(
     return mndwi, state, brightness
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _water_observation(
     green: Any, swir: Any, nir: Any, quality: Any, linear: Any, mask: Any, limits: Any
 ) -> Any:
@@ -171,21 +182,24 @@ def _water_observation(
                 if bits & mask != 0 or g + s <= 0.0:
                     state[t, y, x] = MASKED
                     continue
-                found = _state(g, s, n, bits & _DOUBTFUL != 0, limits)
+                doubtful = bits & _DOUBTFUL != 0
+                found = _state(g, s, n, doubtful, limits)
                 state[t, y, x] = found
                 if found != MASKED:
                     value = np.rint(10000.0 * (g - s) / (g + s))
                     mndwi[t, y, x] = np.int16(min(max(value, -10000.0), 10000.0))
-                if found == CLEAR:
+                if found == CLEAR or (found == NEVER_WATER and not doubtful):
                     brightness[t, y, x] = max(np.int32(np.rint(g + s)), 1)
     return mndwi, state, brightness
 
 
 @njit(cache=True, nogil=True)
 def _state(g: float, s: float, n: float, doubtful: bool, limits: Any) -> int:
-    snow_ndsi, snow_nir, dark_ndwi, noise = limits
+    snow_ndsi, snow_nir, dark_ndwi, noise, bright_nir = limits
     if g - s > snow_ndsi * (g + s) and n > snow_nir:
         return SNOW
+    if n > bright_nir:
+        return MASKED if g > s else NEVER_WATER
     if not doubtful:
         return CLEAR
     if g > noise and g - n >= dark_ndwi * (g + n):

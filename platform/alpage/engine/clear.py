@@ -1,0 +1,33 @@
+"""Empty a block that has nothing to read any more, as if it had never been computed."""
+
+import numpy as np
+import zarr
+
+from alpage.cube.layout import Layout, partial_path
+from alpage.cube.ledger import BlockId
+from alpage.product import Gather, Observe, Stage, Summarise, stage_layers
+
+
+def clear_block(layout: Layout, stage: Stage, block: BlockId, root: zarr.Group) -> None:
+    """Write fill values over the layers, tables and series of a block.
+
+    Functions of products are not asked: they need not know what a block without a day is.
+    """
+    for layer in stage_layers(stage):
+        root[layer.path][layout.slices(layer, block.tile, block.block)] = layer.fill
+    calendar = layout.steps[block.step]
+    axis = layout.axes[calendar]
+    start = (block.block - axis.first_block) * axis.window
+    slots = slice(start, start + axis.window)
+    tile = block.tile[0] * layout.grid.tiles_yx[1] + block.tile[1]
+    match stage:
+        case Observe():
+            for table in stage.tables:
+                root[partial_path(stage.name, table.name)][tile, slots] = 0
+        case Gather():
+            root[f"ledger/{stage.name}/result"][slots] = np.nan
+        case Summarise() if block.step == stage.name:
+            root[partial_path(stage.name, stage.name)][tile, slots] = 0
+        case Summarise():
+            for series in stage.series:
+                root[f"zones/{calendar.value}/{series.name}"][:, slots] = np.nan

@@ -1,0 +1,320 @@
+"""A cube that is brought up to date is the cube that would be built from scratch."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import shapely
+
+import alpage
+from alpage.cube.store import MAIN, CubeStore
+from alpage.errors import CubeError, LimitReached
+from alpage.grid import Grid
+from alpage.simulate.items import write_collection
+from alpage.simulate.valley import Valley, add_late_scene, add_reprocessed_scene
+from alpage.timeaxis import Calendar, slot_of
+
+StudyOf = Callable[..., Any]
+Blocks = set[tuple[int, int, int]]
+WINDOW = 96
+# Told outright: the archive's majority decides otherwise, and some tests change the archive.
+GRIDS = {
+    "monthly_ndvi": {"crs": "EPSG:32632", "resolution": 10, "tile_px": 48, "window_days": WINDOW},
+    "vegetation": {"crs": "EPSG:32632", "resolution": 10, "tile_px": 64, "window_days": WINDOW},
+    "snow": {"crs": "EPSG:32632", "resolution": 20, "tile_px": 24, "window_days": WINDOW},
+    "lakes": {"crs": "EPSG:32632", "resolution": 20, "tile_px": 24, "window_days": WINDOW},
+}
+LATE, REPROCESSED = "2022-03-17", "2021-08-29"
+
+
+def redone(before: Any, after: Any, step: str) -> Blocks:
+    """Blocks (number in the array, row, column) that a run did: what they cost has changed."""
+    cost, other = (c.arrays[f"ledger/{step}/cost"] for c in (before, after))
+    return {tuple(map(int, at)) for at in np.argwhere((cost != other).any(axis=-1))}
+
+
+def changed(before: Any, after: Any, step: str) -> Blocks:
+    """Blocks that are recorded with other inputs than before."""
+    print_, other = (c.arrays[f"ledger/{step}/fingerprint"] for c in (before, after))
+    return {tuple(map(int, at)) for at in np.argwhere((print_ != other).any(axis=-1))}
+
+
+def touched(cube: str, footprint: Any) -> set[tuple[int, int]]:
+    """Tiles of a cube under a footprint."""
+    root = CubeStore.open(cube).read()
+    grid = Grid.from_json(root.attrs["alpage"]["grid"])
+    outline = grid.project(footprint)
+    return {
+        tile
+        for tile in grid.tiles
+        if outline.intersects(shapely.box(*grid.tile_box(tile).boundingbox.bbox))
+    }
+
+
+def window_of(cells: Any, day: str) -> int:
+    """Number, in the arrays, of the window of a day."""
+    return int((slot_of(Calendar.DAY, day) - cells.arrays["day/time"][0]) // WINDOW)
+
+
+def withdraw(valley: Valley, pattern: str) -> list[Any]:
+    """Take items out of the catalogue; gives their footprints."""
+    found = []
+    for path in sorted(valley.archive.glob(f"items/{pattern}/*.json")):
+        found.append(shapely.geometry.shape(json.loads(path.read_text())["geometry"]))
+        shutil.rmtree(path.parent)
+    write_collection(valley.archive)
+    return found
+
+
+def test_the_same_study_twice_does_nothing(study_of: StudyOf, cells: Any, same_cube: Any) -> None:
+    study = study_of("snow", grid=GRIDS["snow"])
+    first = alpage.run(study)
+    before = cells(study.cube)
+    again = alpage.run(study)
+    assert first.n_blocks > 0
+    assert again.n_blocks == 0
+    assert again.bytes_read == 0
+    assert again.snapshot == first.snapshot
+    store = CubeStore.open(study.cube)
+    assert store.branches() == {MAIN}
+    assert len(list(store.versions())) == 1
+    same_cube(before, cells(study.cube))
+
+
+def test_late_and_reprocessed_scenes_cost_only_their_blocks(
+    own_valley: Valley, study_of: StudyOf, cells: Any, same_cube: Any
+) -> None:
+    study = study_of("monthly_ndvi", of=own_valley, grid=GRIDS["monthly_ndvi"])
+    alpage.run(study)
+    before = cells(study.cube)
+    added = (*add_late_scene(own_valley), *add_reprocessed_scene(own_valley))
+    assert [str(one.day) for one in added] == [LATE, REPROCESSED]
+    report = alpage.run(study)
+    after = cells(study.cube)
+
+    days = {str(one.day): touched(study.cube, one.footprint) for one in added}
+    observed = {(window_of(before, day), *tile) for day, tiles in days.items() for tile in tiles}
+    months = before.arrays["month/time"].astype("datetime64[D]").astype("datetime64[M]").tolist()
+    month_of = {
+        day: months.index(np.datetime64(day, "M").astype(object)) for day in (LATE, REPROCESSED)
+    }
+    greenest = {(month_of[day], *tile) for day, tiles in days.items() for tile in tiles}
+    assert redone(before, after, "observe") == changed(before, after, "observe") == observed
+    # A window holds several months, and all that read it are done again.
+    derived = redone(before, after, "greenest")
+    assert derived == changed(before, after, "greenest")
+    assert greenest <= derived
+    assert {block[0] for block in derived} < set(range(len(months)))
+    assert report.blocks == {"observe": len(observed), "greenest": len(derived)}
+
+    fresh = study_of("monthly_ndvi", "fresh", of=own_valley, grid=GRIDS["monthly_ndvi"])
+    alpage.run(fresh)
+    same_cube(after, cells(fresh.cube))
+
+
+@pytest.mark.parametrize("product", ["snow", "lakes", "vegetation"])
+def test_an_updated_cube_is_the_cube_built_anew(
+    product: str, own_valley: Valley, study_of: StudyOf, cells: Any, same_cube: Any
+) -> None:
+    study = study_of(product, of=own_valley, grid=GRIDS[product])
+    first = alpage.run(study)
+    before = cells(study.cube)
+    added = add_late_scene(own_valley)
+    report = alpage.run(study)
+    after = cells(study.cube)
+
+    tiles = touched(study.cube, added[0].footprint)
+    window = window_of(before, LATE)
+    assert redone(before, after, "observe") == {(window, *tile) for tile in tiles}
+    for step in report.blocks:
+        assert redone(before, after, step) == changed(before, after, step), step
+        assert report.blocks[step] <= first.blocks[step], step
+    assert report.blocks["observe"] < first.blocks["observe"]
+    for step in ("snow_line", "threshold"):
+        if step in report.blocks:
+            assert redone(before, after, step) == {(window, 0, 0)}
+    if product in ("snow", "lakes"):
+        assert {block[0] for block in redone(before, after, "classify")} == {window}
+
+    fresh = study_of(product, "fresh", of=own_valley, grid=GRIDS[product])
+    alpage.run(fresh)
+    same_cube(after, cells(fresh.cube))
+
+
+@pytest.mark.parametrize("product", ["monthly_ndvi", "snow", "lakes", "vegetation"])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        pytest.param("S2?_32TKR_20211227*", id="one-scene"),
+        pytest.param("S2?_*_20211227*", id="whole-date"),
+    ],
+)
+def test_a_withdrawn_scene_is_noticed(
+    product: str, pattern: str, own_valley: Valley, study_of: StudyOf, cells: Any, same_cube: Any
+) -> None:
+    # Windows so short that the date is alone in its own.
+    grid = GRIDS[product] | {"window_days": 32}
+    study = study_of(product, of=own_valley, grid=grid)
+    alpage.run(study)
+    before = cells(study.cube)
+    footprints = withdraw(own_valley, pattern)
+    report = alpage.run(study)
+    after = cells(study.cube)
+    tiles = set().union(*(touched(study.cube, footprint) for footprint in footprints))
+    window = int((slot_of(Calendar.DAY, "2021-12-27") - before.arrays["day/time"][0]) // 32)
+    observed = redone(before, after, "observe")
+    if product == "snow":
+        # Its blocks look beyond their tiles.
+        assert {(window, *tile) for tile in tiles} <= observed
+        assert {block[0] for block in observed} == {window}
+    else:
+        assert observed == {(window, *tile) for tile in tiles}
+    assert report.blocks["observe"] == len(observed)
+
+    fresh = study_of(product, "fresh", of=own_valley, grid=grid)
+    alpage.run(fresh)
+    same_cube(after, cells(fresh.cube))
+    assert alpage.run(study).n_blocks == 0
+
+
+@pytest.mark.parametrize("product", ["monthly_ndvi", "snow", "lakes", "vegetation"])
+def test_a_cube_grows_in_both_directions(
+    product: str, study_of: StudyOf, cells: Any, same_cube: Any
+) -> None:
+    at_once = study_of(product, "whole", grid=GRIDS[product])
+    alpage.run(at_once)
+    done = 0
+    for period in (
+        "2021-11-10/2022-01-20",
+        "2021-11-10/2022-02-10",
+        "2021-11-10/2022-04-10",
+        "2021-07-20/2022-04-10",
+    ):
+        study = study_of(product, "grown", period=period, grid=GRIDS[product])
+        report = alpage.run(study)
+        assert report.blocks["observe"] > 0, period
+        done += report.blocks["observe"]
+    assert alpage.run(study).n_blocks == 0
+    same_cube(cells(at_once.cube), cells(study.cube))
+
+
+def test_a_longer_period_without_new_scenes_counts_its_days(
+    study_of: StudyOf, cells: Any, same_cube: Any
+) -> None:
+    longer = {"period": "2021-07-20/2022-04-25", "grid": GRIDS["snow"]}
+    short = study_of("snow", "grown", grid=GRIDS["snow"])
+    alpage.run(short)
+    report = alpage.run(study_of("snow", "grown", **longer))
+    assert set(report.blocks) <= {"season"}
+    at_once = study_of("snow", "whole", **longer)
+    alpage.run(at_once)
+    same_cube(cells(short.cube), cells(at_once.cube))
+
+
+@pytest.mark.parametrize(
+    ("product", "spared"),
+    [
+        pytest.param("snow", ("observe", "snow_line", "classify", "season"), id="snow"),
+        pytest.param("vegetation", ("observe", "smooth", "phenology"), id="vegetation"),
+        pytest.param("lakes", (), id="lakes"),
+    ],
+)
+def test_changed_zones_give_the_series_of_a_new_cube(
+    product: str,
+    spared: tuple[str, ...],
+    own_valley: Valley,
+    study_of: StudyOf,
+    cells: Any,
+    same_cube: Any,
+) -> None:
+    study = study_of(product, of=own_valley, grid=GRIDS[product])
+    alpage.run(study)
+    zones = json.loads(own_valley.zones.read_text())
+    kept = [one for one in zones["features"] if one["properties"]["id"] != "forest"]
+    moved = shapely.affinity.translate(shapely.geometry.shape(kept[1]["geometry"]), 0.001, 0.0005)
+    kept[1]["geometry"] = shapely.geometry.mapping(moved)
+    own_valley.zones.write_text(json.dumps(zones | {"features": kept[::-1]}))
+    report = alpage.run(study)
+    assert report.n_blocks > 0
+    assert not set(spared) & set(report.blocks)
+    fresh = study_of(product, "fresh", of=own_valley, grid=GRIDS[product])
+    alpage.run(fresh)
+    same_cube(cells(study.cube), cells(fresh.cube))
+    assert alpage.run(study).n_blocks == 0
+
+
+def test_another_area_is_another_cube(study_of: StudyOf, cells: Any, same_cube: Any) -> None:
+    study = study_of("monthly_ndvi")
+    alpage.run(study)
+    before = cells(study.cube)
+    west, south, east, north = study.area.bbox
+    for bbox in ((west, south, east - 0.005, north), (west - 0.01, south, east, north)):
+        with pytest.raises(CubeError, match="area"):
+            alpage.run(study_of("monthly_ndvi", area={"bbox": bbox}))
+    same_cube(before, cells(study.cube))
+
+
+def test_readers_can_be_shown_an_earlier_state(
+    own_valley: Valley, study_of: StudyOf, cells: Any, same_cube: Any
+) -> None:
+    study = study_of("monthly_ndvi", of=own_valley, grid=GRIDS["monthly_ndvi"])
+    first = alpage.run(study)
+    was = cells(study.cube)
+    add_late_scene(own_valley)
+    second = alpage.run(study)
+    new = cells(study.cube)
+    assert [one["snapshot"] for one in alpage.history(study.cube)] == [
+        second.snapshot,
+        first.snapshot,
+    ]
+    assert [one["blocks"] for one in alpage.history(study.cube)] == [
+        second.n_blocks,
+        first.n_blocks,
+    ]
+    assert alpage.rollback(study.cube) == first.snapshot
+    assert alpage.open_cube(study.cube).snapshot == first.snapshot
+    same_cube(was, cells(study.cube))
+    same_cube(new, cells(study.cube, snapshot=second.snapshot))
+    with pytest.raises(CubeError, match="no state before"):
+        alpage.rollback(study.cube)
+    with pytest.raises(CubeError, match="never showed readers"):
+        alpage.rollback(study.cube, "0123456789ABCDEFGHJK")
+    assert alpage.run(study).blocks == second.blocks
+    same_cube(new, cells(study.cube))
+
+
+@pytest.mark.parametrize("limit", [{"read_gib": 1e-6}, {"blocks": 3}])
+def test_a_run_that_would_pass_a_limit_does_not_start(
+    limit: dict[str, float], study_of: StudyOf, tmp_path: Path
+) -> None:
+    study = study_of("monthly_ndvi", limits=limit)
+    with pytest.raises(LimitReached, match=rf"limits\.{next(iter(limit))}.*nothing was started"):
+        alpage.run(study)
+    assert not (tmp_path / "cube").exists()
+    assert alpage.run(study_of("monthly_ndvi")).n_blocks > 3
+
+
+def test_a_run_that_passes_a_limit_keeps_what_is_done(
+    study_of: StudyOf, cells: Any, same_cube: Any
+) -> None:
+    # Seconds are not known before a first run, so that only the run itself can notice.
+    limited = study_of("snow", grid=GRIDS["snow"], limits={"hours": 1e-9})
+    with pytest.raises(LimitReached, match=r"limits\.hours.*blocks are done and kept"):
+        alpage.run(limited)
+    with pytest.raises(CubeError, match="nothing was published"):
+        alpage.open_cube(limited.cube)
+    told = alpage.status(limited)
+    assert not told["published"]
+    assert len(told["unfinished_runs"]) == 1
+    kept = sum(step["blocks"] for step in told["steps"].values())
+    assert kept > 0
+    study = study_of("snow", grid=GRIDS["snow"])
+    resumed = alpage.run(study)
+    fresh = study_of("snow", "fresh", grid=GRIDS["snow"])
+    assert resumed.n_blocks + kept == alpage.run(fresh).n_blocks
+    same_cube(cells(study.cube), cells(fresh.cube))
+    assert CubeStore.open(study.cube).branches() == {MAIN}

@@ -1,0 +1,288 @@
+"""The command line: help with examples, exit codes, one sentence for a failure, sound JSON."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import typer
+import yaml
+
+import alpage
+from alpage.cli import app, main
+from alpage.clusters import open_cluster
+from alpage.simulate.spec import ValleySpec
+from alpage.simulate.valley import simulate
+from alpage.study import ClusterChoice
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "examples"
+VERBS = (
+    "search",
+    "plan",
+    "run",
+    "status",
+    "history",
+    "rollback",
+    "release",
+    "series",
+    "serve",
+    "demo",
+    "schema",
+)
+
+MEAN_NDVI = """
+from dataclasses import replace
+
+import alpage
+import monthly_ndvi
+from alpage.science.zonal import sum_values
+
+
+def count(days):
+    return sum_values(days.layers["day/ndvi"], days.zones, fill=monthly_ndvi.EMPTY)
+
+
+def finish(total, context):
+    pixels, values = total[..., 0], total[..., 1]
+    return {"ndvi_mean": values / pixels.clip(1) * 1e-4}
+
+
+series = alpage.Summarise(
+    "mean", ("day/ndvi",), (alpage.Series("ndvi_mean"),), lambda context: (3,), count, finish
+)
+good = monthly_ndvi.product
+product = replace(good, name="mean_ndvi", stages=(*good.stages, series), preview="month/ndvi_max")
+"""
+
+
+class Told:
+    """What one call of the command line ended with."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    def json(self) -> Any:
+        assert self.code == 0, self.err
+
+        def refuse(text: str) -> None:
+            raise AssertionError(f"{text} is not JSON")
+
+        return json.loads(self.out, parse_constant=refuse)
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Any]:
+    """A function that calls the command line within this process, `main` and all."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: object) -> Told:
+        monkeypatch.setattr(sys, "argv", ["alpage", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return Told(code, *capsys.readouterr())
+
+    yield run
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A study of four dates of a small valley, on a cluster that stays."""
+    folder = tmp_path_factory.mktemp("cli")
+    spec = ValleySpec(
+        size_px=128, start=date(2021, 6, 1), end=date(2021, 8, 1), revisit_days=20, block_px=128
+    )
+    valley = simulate(folder / "valley", spec)
+    shutil.copyfile(EXAMPLES / "monthly_ndvi.py", folder / "monthly_ndvi.py")
+    (folder / "mean_ndvi.py").write_text(MEAN_NDVI)
+    with open_cluster(ClusterChoice(workers=1)) as client:
+        content = {
+            "product": "mean_ndvi:product",
+            "area": {"bbox": list(valley.bbox)},
+            "period": "2021-06-01/2021-06-30",
+            "archive": str(valley.collection),
+            "cube": "cube",
+            "cluster": {"kind": "address", "address": client.scheduler.address},
+        }
+        path = folder / "study.yaml"
+        path.write_text(yaml.safe_dump(content))
+        yield path
+
+
+def test_every_verb_has_help_with_an_example() -> None:
+    command = typer.main.get_command(app)
+    assert command.help
+    assert command.epilog
+    assert tuple(command.commands) == VERBS
+    for name, verb in command.commands.items():
+        assert verb.help, name
+        assert verb.help.endswith((".", "readers.", "first.")), name
+        assert verb.epilog.startswith(f"Example: alpage {name}"), name
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_is_shown(call: Any, verb: str) -> None:
+    told = call(verb, "--help")
+    assert told.code == 0
+    assert f"Example: alpage {verb}" in " ".join(told.out.split())
+
+
+def test_the_module_runs_and_prints_a_valid_schema(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "alpage.cli", "schema"],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    schema = json.loads(done.stdout)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    study = {
+        "product": "snow",
+        "area": {"bbox": [6, 45, 7, 46]},
+        "period": "2018-01-01/2018-12-31",
+        "archive": "a.json",
+        "cube": "cube",
+    }
+    jsonschema.validate(study, schema)
+    with pytest.raises(jsonschema.ValidationError, match="does not match"):
+        jsonschema.validate(study | {"period": "2018"}, schema)
+    with pytest.raises(jsonschema.ValidationError, match="Additional properties"):
+        jsonschema.validate(study | {"tiles": 3}, schema)
+
+
+@pytest.mark.parametrize("verb", ["search", "plan", "run", "status", "release", "series"])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("product: moss", "error product: expected one of vegetation, snow, lakes"),
+        ("product: [unclosed", "error study: "),
+        ("- a list", "error study: expected keys and values, got list"),
+        (None, "error study: there is no file"),
+    ],
+)
+def test_a_bad_study_is_one_line_and_exit_code_2(
+    call: Any, tmp_path: Path, verb: str, content: str | None, says: str
+) -> None:
+    path = tmp_path / "study.yaml"
+    if content is not None:
+        path.write_text(content)
+    before = sorted(tmp_path.iterdir())
+    told = call(verb, path)
+    assert told.code == 2
+    assert told.out == ""
+    assert told.err.startswith(says)
+    assert told.err.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("verb", ["plan", "run", "release", "series", "status"])
+def test_a_study_that_cannot_be_met_writes_nothing(
+    call: Any, study: Path, tmp_path: Path, verb: str
+) -> None:
+    missing = {"product": "vegetation", "archive": "nowhere.json"}
+    content = yaml.safe_load(study.read_text()) | missing
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(content))
+    told = call(verb, path)
+    assert told.code == 1
+    assert told.out == ""
+    assert told.err.startswith(("error archive: ", "error cube: there is none at"))
+    assert told.err.count("\n") == 1
+    assert not (tmp_path / "cube").exists()
+
+
+@pytest.mark.parametrize("arguments", [("fly",), ("run",), ("run", "a", "b"), ("plan", "a", "--x")])
+def test_a_wrong_call_is_told_with_exit_code_2(call: Any, arguments: tuple[str, ...]) -> None:
+    told = call(*arguments)
+    assert told.code == 2
+    assert told.out == ""
+    assert told.err.startswith("Usage: ")
+
+
+@pytest.mark.parametrize("verb", ["history", "rollback"])
+def test_a_cube_that_is_not_there_is_one_line(call: Any, tmp_path: Path, verb: str) -> None:
+    told = call(verb, tmp_path / "cube")
+    assert told.code == 1
+    assert told.err.startswith("error cube: there is none at ")
+    assert told.err.count("\n") == 1
+    assert not (tmp_path / "cube").exists()
+
+
+def test_json_of_every_verb_parses(call: Any, study: Path) -> None:
+    cube = study.parent / "cube"
+    found = call("search", study, "--json").json()
+    assert len(found["scenes"]) == len({scene["id"] for scene in found["scenes"]}) > 0
+    bill = call("plan", study, "--json").json()
+    assert bill["blocks_to_do"] == sum(bill["blocks"].values()) > 0
+    assert not cube.exists()
+
+    first = call("run", study, "--json").json()
+    assert 0 < first["blocks_done"] <= bill["blocks_to_do"]
+    again = call("run", study, "--json").json()
+    assert again["blocks_done"] == 0
+    assert again["snapshot"] == first["snapshot"]
+
+    longer = yaml.safe_load(study.read_text()) | {"period": "2021-06-01/2021-07-31"}
+    study.write_text(yaml.safe_dump(longer))
+    second = call("run", study, "--json").json()
+    state = call("status", study, "--json").json()
+    assert state["snapshot"] == second["snapshot"]
+    assert state["published"] is True
+    assert state["unfinished_runs"] == []
+    states = call("history", cube, "--json").json()
+    assert [one["snapshot"] for one in states] == [second["snapshot"], first["snapshot"]]
+
+    rows = call("series", study, "--json").json()
+    assert {row["zone"] for row in rows} == {"area"}
+    assert all(-1 <= row["ndvi_mean"] <= 1 for row in rows)
+    released = call("release", study, "--json").json()
+    assert released["written"] is True
+    assert Path(released["collection"]).is_file()
+
+    assert call("rollback", cube, "--json").json() == {"snapshot": first["snapshot"]}
+    assert call("status", study, "--json").json()["snapshot"] == first["snapshot"]
+
+
+def test_the_chosen_surface() -> None:
+    assert alpage.__all__ == [
+        "Band",
+        "Calendar",
+        "Context",
+        "Cube",
+        "Derive",
+        "Gather",
+        "Layer",
+        "Observation",
+        "Observe",
+        "Parameters",
+        "Product",
+        "Segment",
+        "Series",
+        "Study",
+        "Summarise",
+        "Table",
+        "history",
+        "make_study",
+        "open_cube",
+        "plan",
+        "read_study",
+        "release",
+        "rollback",
+        "run",
+        "search",
+        "series",
+        "status",
+    ]
+    assert all(hasattr(alpage, name) for name in alpage.__all__)

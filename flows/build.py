@@ -25,7 +25,7 @@ from alpage.archive.search import SearchResult
 from alpage.engine.plan import Plan
 from alpage.engine.run import Progress, RunReport
 from alpage.errors import AlpageError
-from alpage.release.publish import Release
+from alpage.releases.publish import Release
 from alpage.study import Study, read_study
 
 

@@ -14,7 +14,9 @@ README = (ROOT / "README.md").read_text()
 
 def test_the_example_product_is_the_file_that_the_tests_run() -> None:
     (name,) = re.findall(r"<!-- example: (\S+) -->", README)
-    (block,) = re.findall(rf"<!-- example: {re.escape(name)} -->\n```python\n(.*?)```", README, re.S)
+    (block,) = re.findall(
+        rf"<!-- example: {re.escape(name)} -->\n```python\n(.*?)```", README, re.S
+    )
     assert block == (ROOT / name).read_text()
 
 

@@ -38,7 +38,9 @@ GOOD: dict[str, Any] = {
         pytest.param(
             {"area": {"bbox": [179, 50, -179, 51]}}, r"^area: .*antimeridian", id="antimeridian"
         ),
-        pytest.param({"area": {"bbox": [3, 50, 400, 51]}}, r"^area: longitudes", id="off-the-globe"),
+        pytest.param(
+            {"area": {"bbox": [3, 50, 400, 51]}}, r"^area: longitudes", id="off-the-globe"
+        ),
         pytest.param({"grid": {"crs": "EPSG:4326"}}, r"^grid\.crs: .*projected", id="degrees"),
         pytest.param({"grid": {"crs": "mars"}}, r"^grid\.crs: expected a CRS", id="no-crs"),
         pytest.param({"grid": {"resolution": -1}}, r"^grid\.resolution: ", id="resolution"),
@@ -100,7 +102,10 @@ def test_relative_paths_start_at_the_study(tmp_path: Path) -> None:
         ),
         pytest.param(
             json.dumps(
-                {"type": "Polygon", "coordinates": [[[5e5, 5e6], [6e5, 5e6], [6e5, 6e6], [5e5, 5e6]]]}
+                {
+                    "type": "Polygon",
+                    "coordinates": [[[5e5, 5e6], [6e5, 5e6], [6e5, 6e6], [5e5, 5e6]]],
+                }
             ),
             "EPSG:4326",
             id="metres",

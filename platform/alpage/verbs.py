@@ -20,9 +20,9 @@ from alpage.engine.plan import Plan, make_plan
 from alpage.engine.run import Progress, Run, RunReport, finish
 from alpage.errors import ArchiveError, CubeError
 from alpage.grid import Grid
-from alpage.release.gate import check_cube
-from alpage.release.publish import Release, publish_release
-from alpage.release.stac import About
+from alpage.releases.gate import check_cube
+from alpage.releases.publish import Release, publish_release
+from alpage.releases.stac import About
 from alpage.settings import settings
 from alpage.study import Study
 

@@ -301,7 +301,7 @@ BAD_SCENES: dict[str, tuple[Callable[[Bench], object], str]] = {
     ),
     "empty file": (
         fill_file(b""),
-        r"band nir: .*expected a TIFF, the file is empty: fetch it again",
+        r"band nir: .*expected a TIFF, got 0 bytes: the file is empty",
     ),
     "no file": (lambda bench: bench.file("scl").unlink(), r"band quality: .*does not exist"),
     "reflectance as float": (

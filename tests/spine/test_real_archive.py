@@ -1,4 +1,4 @@
-"""The real Sentinel-2 archive over a Flemish crop patch: the cube's numbers are those of its source.
+"""The real Sentinel-2 archive over a Flemish crop patch: the cube's numbers are its source's.
 
 Truths: the source NetCDF of the patch (WorldCereal project), the farm register's crops
 (LPIS Flanders), and what was measured on both by hand: maize 0.39 in spring and 0.74 in

@@ -110,7 +110,7 @@ def _check_magic(name: str, start: bytes, size: int) -> None:
     if start[:4] in {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}:
         return
     if not size:
-        raise BadCog(name, "expected a TIFF, the file is empty: fetch it again")
+        raise BadCog(name, "expected a TIFF, got 0 bytes: the file is empty, fetch it again")
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text.startswith(b"<"):
         shown = text[:60].decode("ascii", "replace")

@@ -327,13 +327,8 @@ def _smooth_bins(values: Any, slots: Any, n_slots: int, fill: int, lam: float, p
     for begin in range(0, n_pixels, _STRIP):
         end = min(begin + _STRIP, n_pixels)
         shape = (n_slots, end - begin)
-        y, weight, effective, curve = (
-            np.empty(shape),
-            np.empty(shape),
-            np.zeros(shape),
-            np.empty(shape),
-        )
-        variance, factors = np.empty(shape), np.empty((3, *shape))
+        y, weight, curve = np.empty(shape), np.empty(shape), np.empty(shape)
+        effective, variance, factors = np.zeros(shape), np.empty(shape), np.empty((3, *shape))
         seen, sigma = np.empty(end - begin, np.int64), np.empty(end - begin)
         counts = observations[:, begin:end]
         _bin(values[:, begin:end], slots, fill, y, counts)

@@ -161,7 +161,7 @@ def water_observation(
     return mndwi, state, brightness
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True)
 def _water_observation(
     green: Any, swir: Any, nir: Any, quality: Any, linear: Any, mask: Any, limits: Any
 ) -> Any:

@@ -20,7 +20,7 @@ from zarr.errors import ZarrUserWarning
 from zarr.storage import ObjectStore
 
 from alpage.errors import StorageError
-from alpage.release.shelf import Shelf
+from alpage.releases.shelf import Shelf
 
 IN_FLIGHT = 8
 """Shards copied at once; each is in memory once."""

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from alpage.release.contents import Contents, Group, Variable
-from alpage.release.geozarr import bounds
+from alpage.releases.contents import Contents, Group, Variable
+from alpage.releases.geozarr import bounds
 from alpage.timeaxis import Calendar
 
 LONGEST_SIDE_PX = 1000

@@ -12,7 +12,7 @@ from alpage.cube.store import CubeStore
 from alpage.errors import GateFailed
 from alpage.grid import Grid
 from alpage.product import Band, Layer, Observe, Product
-from alpage.release.gate import BlockStatistics, check, check_cube, judge
+from alpage.releases.gate import BlockStatistics, check, check_cube, judge
 from alpage.timeaxis import Calendar, covering
 
 

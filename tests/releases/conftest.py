@@ -17,7 +17,7 @@ from alpage.cube import layout as cube_layout
 from alpage.cube.store import CubeStore
 from alpage.grid import Grid
 from alpage.product import Band, Derive, Layer, Observe, Product, Series, Summarise, Zone
-from alpage.release.stac import About
+from alpage.releases.stac import About
 from alpage.timeaxis import Calendar, covering
 
 NDVI = Layer(

@@ -90,7 +90,7 @@ def validate_node(document: Mapping[str, Any]) -> None:
 
 
 def _schema(name: str) -> dict[str, Any]:
-    content = files("alpage.release").joinpath("schemas", name).read_text()
+    content = files("alpage.releases").joinpath("schemas", name).read_text()
     schema: dict[str, Any] = json.loads(content)
     return schema
 

@@ -11,10 +11,10 @@ import pytest
 from pystac.errors import STACValidationError
 
 from alpage.grid import Grid
-from alpage.release.contents import read_contents
-from alpage.release.geozarr import geozarr_attributes
-from alpage.release.stac import About, Issue, build_collection, pointer
-from alpage.release.validate import validate_collection, validate_node
+from alpage.releases.contents import read_contents
+from alpage.releases.geozarr import geozarr_attributes
+from alpage.releases.stac import About, Issue, build_collection, pointer
+from alpage.releases.validate import validate_collection, validate_node
 
 CREATED = dt.datetime(2026, 11, 23, 4, 19, 48, tzinfo=dt.UTC)
 FILES = ("series-day.parquet", "scenes.parquet", "preview.png")

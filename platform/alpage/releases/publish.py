@@ -22,13 +22,13 @@ import zarr
 from alpage.archive.scenes import SceneList
 from alpage.cube.store import CubeStore
 from alpage.errors import CubeBusy, StorageError
-from alpage.release.contents import Contents, read_contents
-from alpage.release.copy import copy_groups
-from alpage.release.geozarr import geozarr_attributes
-from alpage.release.preview import draw_preview
-from alpage.release.series import write_series
-from alpage.release.shelf import Shelf, shelf_at
-from alpage.release.stac import (
+from alpage.releases.contents import Contents, read_contents
+from alpage.releases.copy import copy_groups
+from alpage.releases.geozarr import geozarr_attributes
+from alpage.releases.preview import draw_preview
+from alpage.releases.series import write_series
+from alpage.releases.shelf import Shelf, shelf_at
+from alpage.releases.stac import (
     COLLECTION,
     STORE,
     About,

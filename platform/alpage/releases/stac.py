@@ -18,8 +18,8 @@ from urllib.parse import urlsplit, urlunsplit
 from pyproj import CRS, Transformer
 from shapely.geometry.base import BaseGeometry
 
-from alpage.release.contents import Contents, Group, Variable
-from alpage.release.geozarr import bounds, projection
+from alpage.releases.contents import Contents, Group, Variable
+from alpage.releases.geozarr import bounds, projection
 from alpage.timeaxis import Calendar
 
 STORE = "cube.zarr"

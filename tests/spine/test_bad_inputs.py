@@ -795,7 +795,7 @@ BAD_STUDIES: dict[str, Bad] = {
     ),
     "values out of range": Bad(
         GateFailed,
-        r"gate: valid_range: day/ndvi, tile 0,0, .* holds 20000 \(2\), expected .*Readers keep",
+        r"gate: valid_range: day/ndvi, tile 0,0, .* holds 20000 \(2 1\), expected .*Readers keep",
         {"product": "broken:too_large"},
     ),
     "values out of range, no cube": Bad(

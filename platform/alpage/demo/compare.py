@@ -114,7 +114,7 @@ def compare_snow(cube: Cube, valley: Valley) -> list[dict[str, Any]]:
                     "x": image.transform.c + (np.arange(image.width) + 0.5) * image.transform.a,
                 },
             )
-        nearest = true.sel(x=found["x"], y=found["y"], method="nearest", tolerance=10.1)
+        nearest = true.reindex(x=found["x"], y=found["y"], method="nearest", tolerance=10.1)
         difference = (found - nearest).to_numpy()
         rows.append(
             _row(

@@ -177,8 +177,7 @@ def _judge_range(layer: Layer, limits: tuple[int, int], now: BlockStatistics) ->
 
 
 def _told(layer: Layer, value: int) -> str:
-    units = "" if layer.units == "1" else f" {layer.units}"
-    return str(value) if layer.scale == 1.0 else f"{value} ({value * layer.scale:g}{units})"
+    return str(value) if layer.scale == 1.0 else f"{value} ({value * layer.scale:g} {layer.units})"
 
 
 def _judge_coverage(layer: Layer, now: BlockStatistics) -> Check:

@@ -83,6 +83,8 @@ def run(
             if branch in store.branches():
                 store.drop_branch(branch)
             store.start_branch(branch, made.base)
+        else:
+            store.unseal(branch)
         with open_cluster(study.cluster) as client:
             work = Run(made, client, store, branch, settings(), on_progress)
             work.execute()

@@ -103,37 +103,46 @@ def scheduler() -> Iterator[str]:
 StudyOf = Callable[..., Study]
 
 
+@pytest.fixture(scope="session")
+def studies_in(valley: Valley, scheduler: str) -> Callable[[Path], StudyOf]:
+    """A function that gives, for the folder of the cubes, what `study_of` is."""
+
+    def within(folder: Path) -> StudyOf:
+        def make(product: str, cube: str = "cube", *, of: Valley = valley, **changed: Any) -> Study:
+            content = {
+                "product": "monthly_ndvi:product" if product == "monthly_ndvi" else product,
+                "area": {"bbox": of.bbox},
+                "period": WHOLE,
+                "archive": str(of.collection),
+                "cube": str(folder / cube),
+                "zones": str(of.zones),
+                "dem": str(of.dem) if product == "snow" else None,
+                "grid": {"tile_px": 48, "window_days": 96},
+                "cluster": {"kind": "address", "address": scheduler},
+            }
+            return make_study(content | changed, folder=EXAMPLES)
+
+        return make
+
+    return within
+
+
 @pytest.fixture
-def study_of(valley: Valley, scheduler: str, tmp_path: Path) -> StudyOf:
+def study_of(studies_in: Callable[[Path], StudyOf], tmp_path: Path) -> StudyOf:
     """A function that makes a study of the valley: product, name of the cube, changed keys."""
-
-    def make(product: str, cube: str = "cube", *, of: Valley = valley, **changed: Any) -> Study:
-        content = {
-            "product": "monthly_ndvi:product" if product == "monthly_ndvi" else product,
-            "area": {"bbox": of.bbox},
-            "period": WHOLE,
-            "archive": str(of.collection),
-            "cube": str(tmp_path / cube),
-            "zones": str(of.zones),
-            "dem": str(of.dem) if product == "snow" else None,
-            "grid": {"tile_px": 48, "window_days": 96},
-            "cluster": {"kind": "address", "address": scheduler},
-        }
-        return make_study(content | changed, folder=EXAMPLES)
-
-    return make
+    return studies_in(tmp_path)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def cells() -> Callable[..., Cells]:
     return read_cells
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def same_values() -> Callable[[Cells, Cells], None]:
     return assert_same_values
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def same_cube() -> Callable[[Cells, Cells], None]:
     return assert_same_cube

@@ -58,12 +58,14 @@ print("done", flush=True)
 class Coordinator:
     """A run in a process of its own, whose progress is read line by line."""
 
-    def __init__(self, study: Study, folder: Path, *arguments: str) -> None:
+    def __init__(self, study: Study, folder: Path, bytecode: Path, *arguments: str) -> None:
         folder.mkdir(exist_ok=True)
         path = folder / "study.yaml"
         path.write_text(yaml.safe_dump(study.resolved().model_dump(mode="json")))
         # Few blocks in a commit, so that there is much between two of them.
         environment = os.environ | {"ALPAGE_COMMIT_BLOCKS": "3", "TMPDIR": str(folder)}
+        # Dozens of processes start here; compiling every module would take most of the time.
+        environment |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(bytecode)}
         self._stderr = (folder / "stderr.txt").open("w+")
         self.process = subprocess.Popen(
             [sys.executable, "-c", DRIVER, str(path), *arguments],
@@ -134,7 +136,7 @@ class Reader(threading.Thread):
         self._over = threading.Event()
 
     def run(self) -> None:
-        while not self._over.wait(0.05):
+        while not self._over.wait(0.25):
             try:
                 cube = alpage.open_cube(self.cube)
             except CubeError as error:
@@ -156,12 +158,31 @@ class Reader(threading.Thread):
             raise self.failure
 
 
+@pytest.fixture(scope="module")
+def undisturbed(
+    studies_in: Callable[[Path], Any], cells: Any, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """What nobody disturbed, by period."""
+    study_of = studies_in(tmp_path_factory.mktemp("undisturbed"))
+    found = {}
+    for name, period in (("before", BEFORE), ("whole", None)):
+        study = study_of("snow", name, grid=GRID, **({"period": period} if period else {}))
+        alpage.run(study)
+        found[name] = cells(study.cube)
+    return found
+
+
+@pytest.fixture(scope="module")
+def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bytecode")
+
+
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Coordinator]]:
+def start(tmp_path: Path, bytecode: Path) -> Iterator[Callable[..., Coordinator]]:
     started: list[Coordinator] = []
 
     def begin(study: Study, *arguments: str) -> Coordinator:
-        started.append(Coordinator(study, tmp_path / "coordinator", *arguments))
+        started.append(Coordinator(study, tmp_path / "coordinator", bytecode, *arguments))
         return started[-1]
 
     yield begin
@@ -184,10 +205,13 @@ def watch() -> Iterator[Callable[[str], Reader]]:
 
 
 def test_killed_workers_leave_no_trace(
-    study_of: Callable[..., Study], start: Any, watch: Any, cells: Any, same_cube: Any
+    study_of: Callable[..., Study],
+    undisturbed: dict[str, Any],
+    start: Any,
+    watch: Any,
+    cells: Any,
+    same_cube: Any,
 ) -> None:
-    undisturbed = study_of("snow", "undisturbed", grid=GRID)
-    alpage.run(undisturbed)
     study = study_of("snow", grid=GRID, cluster={"workers": 2, "memory_gib": 2})
     reader = watch(study.cube)
     moments = random.Random(SEED)
@@ -204,14 +228,17 @@ def test_killed_workers_leave_no_trace(
     reader.finish()
     assert killed == WORKER_KILLS
     assert len(reader.seen) <= 1
-    same_cube(cells(undisturbed.cube), cells(study.cube))
+    same_cube(undisturbed["whole"], cells(study.cube))
 
 
 def test_killed_coordinators_leave_no_trace(
-    study_of: Callable[..., Study], start: Any, watch: Any, cells: Any, same_cube: Any
+    study_of: Callable[..., Study],
+    undisturbed: dict[str, Any],
+    start: Any,
+    watch: Any,
+    cells: Any,
+    same_cube: Any,
 ) -> None:
-    undisturbed = study_of("snow", "undisturbed", grid=GRID)
-    alpage.run(undisturbed)
     former = alpage.run(study_of("snow", period=BEFORE, grid=GRID)).snapshot
     study = study_of("snow", grid=GRID, cluster={"workers": 1, "memory_gib": 2})
     reader = watch(study.cube)
@@ -229,7 +256,7 @@ def test_killed_coordinators_leave_no_trace(
     start(study).end()
     reader.finish()
     final = cells(study.cube)
-    same_cube(cells(undisturbed.cube), final)
+    same_cube(undisturbed["whole"], final)
     assert not reader.refused
     assert former in reader.seen
     assert len(reader.seen) <= 2
@@ -257,12 +284,11 @@ def test_no_moment_is_a_bad_one(
     at: str,
     is_published: bool,
     study_of: Callable[..., Study],
+    undisturbed: dict[str, Any],
     start: Any,
     cells: Any,
     same_cube: Any,
 ) -> None:
-    undisturbed = study_of("snow", "undisturbed", period=BEFORE, grid=GRID)
-    alpage.run(undisturbed)
     study = study_of("snow", period=BEFORE, grid=GRID)
     run = start(study, *at.split())
     assert run.wait_for("done") == "ended"
@@ -271,7 +297,7 @@ def test_no_moment_is_a_bad_one(
         with pytest.raises(CubeError):
             alpage.open_cube(study.cube)
     alpage.run(study)
-    same_cube(cells(undisturbed.cube), cells(study.cube))
+    same_cube(undisturbed["before"], cells(study.cube))
     assert alpage.run(study).n_blocks == 0
     assert len(alpage.history(study.cube)) == 1
     assert not alpage.status(study)["unfinished_runs"]

@@ -184,6 +184,15 @@ class CubeStore:
         except icechunk.ConflictError as error:
             raise CubeBusy(f"cube: {self.url} changed meanwhile; look at its history") from error
 
+    def unseal(self, branch: str) -> None:
+        """Take back the sealing of a run that ended before readers saw it.
+
+        History tells of what readers have seen, and the run that goes on seals again.
+        """
+        tip = next(iter(self.repository.ancestry(branch=branch)))
+        if (tip.metadata or {}).get("published") and tip.parent_id is not None:
+            self.repository.reset_branch(branch, tip.parent_id)
+
     def drop_branch(self, name: str) -> None:
         """Delete a branch; its data are left to garbage collection."""
         self.repository.delete_branch(name)

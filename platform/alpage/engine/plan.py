@@ -257,7 +257,7 @@ def _choose_grid(
     crs, resolution = study.grid.crs, study.grid.resolution
     anchor = (0.0, 0.0)
     if crs is None or resolution is None:
-        native_crs, native_resolution, native_anchor = _native(product, scenes)
+        native_crs, native_resolution, native_anchor = _native(product, scenes, geometry)
         crs = crs or native_crs
         resolution = resolution or native_resolution
         if crs == native_crs:
@@ -267,10 +267,16 @@ def _choose_grid(
     )
 
 
-def _native(product: Product, scenes: SceneList) -> tuple[str, float, tuple[float, float]]:
-    """The CRS that most scenes have, the product's resolution in it, and a pixel corner."""
-    votes = [scene.crs for scene in scenes.scenes if scene.crs is not None]
-    crs = max(sorted(set(votes)), key=votes.count) if votes else None
+def _native(
+    product: Product, scenes: SceneList, area: BaseGeometry
+) -> tuple[str, float, tuple[float, float]]:
+    """The CRS whose scenes cover most, the product's resolution in it, and a pixel corner."""
+    covered: dict[int, float] = {}
+    for scene in scenes.scenes:
+        if scene.crs is not None:
+            part = scene.footprint.intersection(area).area
+            covered[scene.crs] = covered.get(scene.crs, 0.0) + part
+    crs = max(sorted(covered), key=covered.__getitem__) if covered else None
     header = _example(product, [s for s in scenes.scenes if crs is None or s.crs == crs])
     name = f"EPSG:{header.crs}" if isinstance(header.crs, int) else header.crs
     if not CRS.from_user_input(name).is_projected:

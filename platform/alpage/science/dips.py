@@ -46,7 +46,7 @@ def _drop_dips(values: Any, kept: Any, day: Any, fill: int, depth: int, span: in
             if values[t, i] == fill:
                 continue
             a, b = before[i], middle[i]
-            if a >= 0 and day[t] - day[a] <= span:
-                if min(values[a, i], values[t, i]) - values[b, i] > depth:
-                    kept[b, i] = fill
+            near = a >= 0 and day[t] - day[a] <= span
+            if near and min(values[a, i], values[t, i]) - values[b, i] > depth:
+                kept[b, i] = fill
             before[i], middle[i] = b, t

@@ -9,10 +9,10 @@ demo: setup  ## a valley with known truth: lakes, snow, vegetation, compared
 	@$(PYTHON) -m alpage.cli demo --folder demo
 
 test: setup  ## all tests
-	@$(PYTHON) -m pytest -q
+	@$(PYTHON) -m pytest -q -n 2 --dist loadfile --durations=15
 
 test-fast: setup  ## tests that take seconds
-	@$(PYTHON) -m pytest -q -m "not slow"
+	@$(PYTHON) -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 check: setup  ## format, lint, types, import directions
 	@.venv/bin/ruff format --check .

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 import xarray as xr
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydantic import ValidationError
@@ -86,6 +86,7 @@ def test_peak_of_a_parabola_is_exact_between_uneven_slots(shift: float, width: f
     assert season.peak_value == pytest.approx(0.8, abs=1e-9)
 
 
+@example(148.0, 222.0, 0.0625, 0.0625)
 @given(st.floats(60, 150), st.floats(220, 300), st.floats(0.04, 0.12), st.floats(0.04, 0.12))
 def test_crossings_of_double_logistics(
     rise: float, fall: float, rise_rate: float, fall_rate: float
@@ -101,6 +102,19 @@ def test_crossings_of_double_logistics(
     assert abs(curve(season.peak) - curve(peak)) < 1e-3
     # A parabola misses the third order of the steepest of these by two units in 1000.
     assert season.peak_value == pytest.approx(curve(peak), abs=3e-3)
+
+
+def test_a_peak_amid_two_equal_slots_is_that_of_nearly_equal_ones() -> None:
+    # Symmetric about day 185, so that slots 180 and 190 are equal; the peak is the analytic one.
+    curve = logistic(DEKADS, 148, 222, (0.0625, 0.0625))
+    after = int(np.argmax(curve)) + 1
+    assert curve[after] == curve[after - 1]
+    for change in (0, -1e-9, 1e-9):
+        curve[after] += change
+        season = season_metrics(curve, DEKADS, **YEAR)
+        assert season.peak == pytest.approx(185, abs=1e-5)
+        assert season.peak_value == pytest.approx(0.6967585, abs=2e-5)
+        curve[after] -= change
 
 
 def test_observations_to_season_through_the_smoother() -> None:

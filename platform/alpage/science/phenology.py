@@ -239,8 +239,11 @@ def _main_peak(curve: Any, day: Any, limits: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def _summit(curve: Any, day: Any, start: int, end: int) -> Any:
-    """Day and value of the maximum: of the parabola through three slots, or amid a plateau."""
-    if end > start:
+    """Day and value of the maximum: of the parabola through three slots, or amid a plateau.
+
+    Two equal slots are no plateau: a curve of whole numbers passes its peak between them.
+    """
+    if end > start + 1:
         return (day[start] + day[end]) / 2.0, curve[start]
     left, right = day[start] - day[start - 1], day[start + 1] - day[start]
     rise = (curve[start] - curve[start - 1]) / left

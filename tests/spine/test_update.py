@@ -157,8 +157,8 @@ def test_a_withdrawn_scene_is_noticed(
     product: str, pattern: str, own_valley: Valley, study_of: StudyOf, cells: Any, same_cube: Any
 ) -> None:
     # Windows so short that the date is alone in its own.
-    grid = GRIDS[product] | {"window_days": 32}
-    study = study_of(product, of=own_valley, grid=grid)
+    narrow = {"grid": GRIDS[product] | {"window_days": 32}, "period": "2021-11-10/2022-02-10"}
+    study = study_of(product, of=own_valley, **narrow)
     alpage.run(study)
     before = cells(study.cube)
     footprints = withdraw(own_valley, pattern)
@@ -175,7 +175,7 @@ def test_a_withdrawn_scene_is_noticed(
         assert observed == {(window, *tile) for tile in tiles}
     assert report.blocks["observe"] == len(observed)
 
-    fresh = study_of(product, "fresh", of=own_valley, grid=grid)
+    fresh = study_of(product, "fresh", of=own_valley, **narrow)
     alpage.run(fresh)
     same_cube(after, cells(fresh.cube))
     assert alpage.run(study).n_blocks == 0

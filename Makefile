@@ -1,6 +1,8 @@
 # Each target sets itself up from nothing; a second run skips what is done.
 .PHONY: setup demo test test-fast check bench lock clean
 PYTHON := .venv/bin/python
+# Every worker imports the whole stack: without bytecode each would compile it anew, for seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 setup:
 	@scripts/setup

@@ -19,7 +19,6 @@ from alpage.simulate.spec import PIXEL_M, Tile
 
 WORKERS = 2
 COLLECTION = "sentinel-2-l2a"
-BLOCK_PX = 512
 FIRST_DAY = dt.date(2018, 3, 10)
 REVISIT_DAYS = 5
 # Of the sensor and the ground: raises the compressed size to that of real imagery.
@@ -34,6 +33,14 @@ class ArchiveSpec:
 
     size: int
     dates: int
+    block_px: int = 512
+    """Side of the COGs' internal tiles."""
+
+    @property
+    def name(self) -> str:
+        """The archive's folder."""
+        block = "" if self.block_px == 512 else f"-blocks-of-{self.block_px}"
+        return f"archive-{self.dates}x{self.size}{block}"
 
     @property
     def tile(self) -> Tile:
@@ -51,7 +58,7 @@ def make_archive(spec: ArchiveSpec, root: Path) -> Path:
 
     It holds `collection.json`, an item and three COGs for each date, and `area.geojson`.
     """
-    folder = root / f"archive-{spec.dates}x{spec.size}"
+    folder = root / spec.name
     if (folder / "collection.json").exists():
         return folder
     with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as pool:
@@ -68,7 +75,7 @@ def _write_scene(spec: ArchiveSpec, number: int, folder: Path) -> str:
     scene = folder / f"S2A_{spec.tile.mgrs}_{spec.days[number]:%Y%m%d}_0_L2A"
     scene.mkdir(parents=True, exist_ok=True)
     for name, pixels in _pixels(spec, number).items():
-        write_cog(scene / f"{name}.tif", pixels, spec.tile, BLOCK_PX, nodata=0)
+        write_cog(scene / f"{name}.tif", pixels, spec.tile, spec.block_px, nodata=0)
     item = _item(spec, number, scene.name)
     with replacing(scene / f"{scene.name}.json") as temporary:
         temporary.write_text(json.dumps(item.to_dict(transform_hrefs=False), indent=1))

@@ -4,16 +4,19 @@ Results are compared before any time is shown. See README.md beside this file.
 """
 
 import argparse
+import contextlib
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import psutil
 import xarray as xr
@@ -25,14 +28,36 @@ from rich.table import Table
 
 from alpage.cube.store import CubeStore
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+import s3_server
+
 HERE = Path(__file__).parent
 DATA = HERE / ".data"
 RESULTS = HERE / "results.json"
 SAMPLE_S = 0.25
 ROWS = 512
 KINDS = ("plan_s", "read_seconds", "compute_seconds", "write_seconds")
+SMALL = ArchiveSpec(512, 4)
 
 Measured = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where archives and results are."""
+
+    name: str
+    root: str
+    """A folder, or an s3:// bucket."""
+    environment: dict[str, str]
+
+    def archive(self, spec: ArchiveSpec) -> str:
+        """Where an archive is."""
+        return f"{self.root}/{spec.name}"
+
+    def out(self, way: str) -> str:
+        """Where a way leaves its result."""
+        return f"{self.root}/out/{way}"
 
 
 def main() -> None:
@@ -41,36 +66,91 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="times each way is run (3)")
     parser.add_argument("--size", type=int, default=2048, help="width and height in pixels (2048)")
     parser.add_argument("--dates", type=int, default=40, help="scenes, five days apart (40)")
+    parser.add_argument("--block", type=int, default=512, help="internal tiles of the COGs (512)")
+    parser.add_argument("--only", choices=["disk", "s3"], help="one of the two places (both)")
     options = parser.parse_args()
     console = Console()
+    spec = ArchiveSpec(options.size, options.dates, options.block)
     with console.status("writing the archive"):
-        archive = make_archive(ArchiveSpec(options.size, options.dates), DATA)
+        for one in (SMALL, spec):
+            make_archive(one, DATA)
     load = os.getloadavg()[0]
-    rounds: dict[str, list[Measured]] = {way: [] for way in WAYS}
-    for number in range(options.rounds):
-        for way in WAYS:
-            with console.status(f"round {number + 1} of {options.rounds}: {way}"):
-                rounds[way].append(measure(way, archive, DATA / "out" / way))
-        if number == 0:
-            with console.status("comparing the results"):
-                check_equal(DATA / "out")
-    medians = {way: median_of(measured) for way, measured in rounds.items()}
+    with contextlib.ExitStack() as stack:
+        places = []
+        if options.only != "s3":
+            places.append(Place("disk", str(DATA), {}))
+        if options.only != "disk":
+            places.append(stack.enter_context(on_s3((SMALL, spec), console)))
+        rounds = measure_all(places, spec, options.rounds, console)
     told = f"{options.dates} dates of {options.size}² px, {WORKERS} workers, "
     told += f"medians of {options.rounds}, load {load:.1f} before"
-    console.print(table_of(medians, told))
-    console.print("alpage: " + ", ".join(f"{kind} {medians['alpage'][kind]:.2f}" for kind in KINDS))
-    keep(medians, vars(options) | {"load_before": load})
+    results: dict[str, dict[str, float]] = {}
+    for place in places:
+        medians = {way: median_of(measured) for way, measured in rounds[place.name].items()}
+        console.print(table_of(medians, f"{place.name}: {told}"))
+        print_details(medians, console)
+        results[place.name] = flat(medians) | {"load_before": load} | numbers_of(options)
+    if len(places) == 2:
+        ratio = results["s3"]["alpage_s"] / results["disk"]["alpage_s"]
+        console.print(f"alpage on S3 takes {ratio:.2f} times as long as on disk")
+    keep(results)
 
 
-def measure(way: str, archive: Path, out: Path) -> Measured:
+def measure_all(
+    places: list[Place], spec: ArchiveSpec, rounds: int, console: Console
+) -> dict[str, dict[str, list[Measured]]]:
+    """Return what each way took, by place, in turns; equal results are asserted first."""
+    found: dict[str, dict[str, list[Measured]]] = {
+        p.name: {way: [] for way in WAYS} for p in places
+    }
+    for number in range(rounds):
+        for place in places:
+            for way in WAYS:
+                with console.status(f"round {number + 1} of {rounds}, {place.name}: {way}"):
+                    found[place.name][way].append(measure(way, place, spec))
+            if number == 0:
+                with console.status(f"comparing the results on {place.name}"):
+                    check_equal(place)
+    return found
+
+
+@contextlib.contextmanager
+def on_s3(specs: Iterable[ArchiveSpec], console: Console) -> Iterator[Place]:
+    """Give a bucket on a real server of this machine that holds the archives."""
+    with console.status("starting the S3 server"), contextlib.ExitStack() as stack:
+        environment = stack.enter_context(s3_server.running())
+        endpoint = environment["AWS_ENDPOINT_URL"].removeprefix("http://")
+        # The same for GDAL, which the other ways read with.
+        environment |= {"AWS_S3_ENDPOINT": endpoint, "AWS_HTTPS": "NO"}
+        environment |= {"AWS_VIRTUAL_HOSTING": "FALSE"}
+        os.environ.update(environment)
+        files = fsspec.filesystem("s3")
+        files.mkdir("bench")
+        for spec in specs:
+            files.put(str(DATA / spec.name), f"bench/{spec.name}", recursive=True)
+        stack = stack.pop_all()
+    with stack:
+        yield Place("s3", "s3://bench", environment)
+
+
+def measure(way: str, place: Place, spec: ArchiveSpec) -> Measured:
     """Return what one way tells of itself in a process of its own, and its peak memory in MiB."""
-    shutil.rmtree(out, ignore_errors=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    outs = [place.out(way), place.out(f"{way}-small")]
+    files, _ = fsspec.url_to_fs(place.root)
+    for out in outs:
+        files.invalidate_cache()
+        for left in (out, f"{out}.scenes"):
+            if files.exists(left):
+                files.rm(left, recursive=True)
+    if place.name == "disk":
+        Path(place.root, "out").mkdir(exist_ok=True)
     # What the way before left to be written to disk is not this one's load.
     os.sync()
-    command = [sys.executable, str(HERE / "peers.py"), way, str(archive), str(out)]
+    command = [sys.executable, str(HERE / "peers.py"), way]
+    command += [place.archive(spec), outs[0], place.archive(SMALL), outs[1]]
     peak = 0
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    environment = os.environ | place.environment
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         while process.poll() is None:
             peak = max(peak, memory_of(process.pid))
             time.sleep(SAMPLE_S)
@@ -94,15 +174,15 @@ def memory_of(pid: int) -> int:
     return total
 
 
-def check_equal(out: Path) -> None:
+def check_equal(place: Place) -> None:
     """Refuse to go on unless every way wrote the same days, the same holes and the same NDVI."""
-    cube = CubeStore.open(str(out / "alpage")).read()
+    cube = CubeStore.open(place.out("alpage")).read()
     slots = np.flatnonzero(np.asarray(cube["day/observed"]) > 0)
     days = np.asarray(cube["day/time"])[slots].astype("datetime64[D]")
-    for peer in ("odc_stac", "stackstac"):
-        found = xr.open_zarr(out / peer, consolidated=False)
+    for peer in (way for way in WAYS if "stac" in way):
+        found = xr.open_zarr(place.out(peer), consolidated=False)
         np.testing.assert_array_equal(days, found["time"].to_numpy().astype("datetime64[D]"), peer)
-        theirs = zarr.open_group(out / peer, mode="r")
+        theirs = zarr.open_group(place.out(peer), mode="r")
         height = theirs["ndvi"].shape[1]
         for rows in (slice(row, min(row + ROWS, height)) for row in range(0, height, ROWS)):
             ndvi = cube["day/ndvi"].oindex[slots, rows]
@@ -142,14 +222,37 @@ def table_of(medians: dict[str, Measured], title: str) -> Table:
     return table
 
 
-def keep(medians: dict[str, Measured], about: dict[str, Any]) -> None:
-    """Write the medians to results.json, beside what other benchmarks keep there."""
+def print_details(medians: dict[str, Measured], console: Console) -> None:
+    """Print what only alpage tells of itself."""
+    ours = medians["alpage"]
+    console.print(", ".join(f"{kind} {ours[kind]:.2f}" for kind in KINDS))
+    asked = ours["requests"] / ours["tiles_needed"]
+    console.print(
+        f"{ours['requests']:.0f} requests, {asked:.2f} for each tile needed; "
+        f"{ours['bytes_read'] / 2**20:.0f} MiB read; a worker's peak was "
+        f"{ours['worker_peak_mib']:.0f} MiB, planned {ours['planned_peak_mib']:.0f}; one worker "
+        f"takes {medians['alpage_alone']['work_s'] / ours['work_s']:.2f} times as long as two"
+    )
+
+
+def flat(medians: dict[str, Measured]) -> dict[str, float]:
+    """Return all medians under one name each."""
     numbers: dict[str, float] = {}
     for way, found in medians.items():
         numbers[f"{way}_s"] = found["work_s"]
         numbers |= {f"{way}_{key}": found[key] for key in found if key != "work_s"}
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    RESULTS.write_text(json.dumps(results | {"disk": about | numbers}, indent=1) + "\n")
+    return numbers
+
+
+def numbers_of(options: argparse.Namespace) -> dict[str, float]:
+    """Return the options that are numbers."""
+    return {name: value for name, value in vars(options).items() if isinstance(value, int)}
+
+
+def keep(results: dict[str, dict[str, float]]) -> None:
+    """Write the medians to results.json, beside what other benchmarks keep there."""
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    RESULTS.write_text(json.dumps(kept | results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

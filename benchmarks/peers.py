@@ -1,19 +1,22 @@
-"""The same job by four ways, each in a process of its own: `python peers.py <way> <archive> <out>`.
+"""The same job by several ways, each in a process of its own.
 
-The last line on stdout is JSON: seconds to start, seconds and CPU seconds of the work, tasks, and
-what else the way tells of itself.
+`python peers.py <way> <archive> <out> <small archive> <small out>`: folders or s3:// prefixes. The
+small job is done first, so that nobody's imports and first calls are in the time of the work. The
+last line on stdout is JSON: seconds to start, seconds and CPU seconds of the work, tasks, and what
+else the way tells of itself.
 """
 
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import fsspec
 import psutil
 
 if TYPE_CHECKING:
@@ -21,12 +24,16 @@ if TYPE_CHECKING:
     import xarray as xr
     from distributed import Client
 
+Job = tuple[str, str]
+"""An archive and where the result goes."""
 WORKERS = 2
 BANDS = ("red", "nir", "scl")
 MASKED_CLASSES = (0, 1, 3, 8, 9, 10)
 FILL = -32768
-# The best of 1, 5, 10, 20 and 40 dates by 256, 512, 1024 and 2048 pixels, for both.
-CHUNK_DATES, CHUNK_PX = 40, 512
+# As most begin: one date of one internal tile of the COGs.
+PLAIN = (1, 512)
+# The best of 1, 5, 10, 20 and 40 dates by 256, 512, 1024 and 2048 pixels, for both libraries.
+TUNED = (40, 512)
 
 
 class Stopwatch:
@@ -56,65 +63,122 @@ def _cpu_seconds() -> float:
     return sum(one.user + one.system for one in times)
 
 
-def alpage(archive: Path, out: Path) -> dict[str, Any]:
+def alpage(job: Job, small: Job) -> dict[str, Any]:
     """A study, run as `alpage run` does."""
+    return _alpage(job, small, WORKERS)
+
+
+def alpage_alone(job: Job, small: Job) -> dict[str, Any]:
+    """The same with one worker."""
+    return _alpage(job, small, 1)
+
+
+def _alpage(job: Job, small: Job, workers: int) -> dict[str, Any]:
     watch = Stopwatch()
     from alpage import verbs
     from alpage.clusters import open_cluster
-    from alpage.study import ClusterChoice, make_study
+    from alpage.study import ClusterChoice, Study, make_study
 
-    content = {
-        "product": "products:ndvi_statistics",
-        "area": {"file": str(archive / "area.geojson")},
-        "period": "2018-01-01/2018-12-31",
-        "archive": str(archive / "collection.json"),
-        "cube": str(out),
-    }
-    with open_cluster(ClusterChoice(workers=WORKERS)) as client:
-        cluster = {"kind": "address", "address": client.scheduler.address}
-        study = make_study({**content, "cluster": cluster}, folder=Path(__file__).parent)
-        client.run(import_module, "alpage.engine.block")
+    def study_of(archive: str, out: str, address: str) -> Study:
+        with fsspec.open(f"{archive}/area.geojson") as file:
+            ring = json.load(file)
+        area = Path(f"/tmp/alpage-bench-{abs(hash(archive))}.geojson")
+        area.write_text(json.dumps(ring))
+        content = {
+            "product": "products:ndvi_statistics",
+            "area": {"file": str(area)},
+            "period": "2018-01-01/2018-12-31",
+            "archive": f"{archive}/collection.json",
+            "cube": out,
+            "cluster": {"kind": "address", "address": address, "workers": workers},
+        }
+        return make_study(content, folder=Path(__file__).parent)
+
+    with open_cluster(ClusterChoice(workers=workers)) as client:
+        address = client.scheduler.address
+        verbs.run(study_of(*small, address))
+        tasks, study = count_tasks(client), study_of(*job, address)
         watch.begin()
-        report = verbs.run(study)
+        plans: list[Any] = []
+        report = verbs.run(study, on_plan=plans.append)
         measured = watch.stop()
-        tasks = count_tasks(client)
-    blocks = {"blocks": report.n_blocks, "plan_s": measured["work_s"] - report.seconds}
-    by_kind = {kind: getattr(report, kind) for kind in ("read_seconds", "compute_seconds")}
-    return {**measured, "tasks": tasks, **blocks, **by_kind, "write_seconds": report.write_seconds}
+        tasks = count_tasks(client) - tasks
+        peaks = client.run(_peak_bytes)
+    (plan,) = plans
+    return {
+        **measured,
+        "tasks": tasks,
+        "blocks": report.n_blocks,
+        "plan_s": measured["work_s"] - report.seconds,
+        "read_seconds": report.read_seconds,
+        "compute_seconds": report.compute_seconds,
+        "write_seconds": report.write_seconds,
+        "requests": report.requests,
+        "tiles_needed": plan.bill.requests - plan.inspection.requests,
+        "bytes_read": report.bytes_read,
+        "worker_peak_mib": max(peaks.values()) / 2**20,
+        "planned_peak_mib": plan.bill.peak_bytes / 2**20,
+    }
 
 
-def odc_stac(archive: Path, out: Path) -> dict[str, Any]:
+def _peak_bytes() -> int:
+    """The most memory that this process ever held."""
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def odc_stac(job: Job, small: Job) -> dict[str, Any]:
     """odc-stac, xarray and dask, as its documentation shows."""
+    return _odc_stac(job, small, *PLAIN)
+
+
+def odc_stac_tuned(job: Job, small: Job) -> dict[str, Any]:
+    """The same in the chunks that were fastest."""
+    return _odc_stac(job, small, *TUNED)
+
+
+def _odc_stac(job: Job, small: Job, dates: int, px: int) -> dict[str, Any]:
     watch = Stopwatch()
     import odc.stac
-    import pystac
+
+    def work(archive: str, out: str) -> None:
+        chunks = {"time": dates, "y": px, "x": px}
+        items = read_items(archive)
+        bands = odc.stac.load(items, bands=BANDS, chunks=chunks, groupby="solar_day")
+        write_zarr(bands, out)
 
     with dask_cluster("odc.stac") as client:
         odc.stac.configure_rio(cloud_defaults=True, client=client)
-        watch.begin()
-        items = list(pystac.Collection.from_file(str(archive / "collection.json")).get_items())
-        chunks = {"time": CHUNK_DATES, "y": CHUNK_PX, "x": CHUNK_PX}
-        bands = odc.stac.load(items, bands=BANDS, chunks=chunks, groupby="solar_day")
-        write_zarr(bands, out)
-        return {**watch.stop(), "tasks": count_tasks(client)}
+        return timed(work, job, small, watch, client)
 
 
-def stackstac(archive: Path, out: Path) -> dict[str, Any]:
+def stackstac(job: Job, small: Job) -> dict[str, Any]:
     """stackstac, xarray and dask."""
+    return _stackstac(job, small, *PLAIN)
+
+
+def stackstac_tuned(job: Job, small: Job) -> dict[str, Any]:
+    """The same in the chunks that were fastest."""
+    return _stackstac(job, small, *TUNED)
+
+
+def _stackstac(job: Job, small: Job, dates: int, px: int) -> dict[str, Any]:
     watch = Stopwatch()
     import numpy as np
-    import pystac
     import stackstac
     import xarray as xr
 
-    with dask_cluster("stackstac") as client:
-        watch.begin()
-        collection = pystac.Collection.from_file(str(archive / "collection.json"))
-        items = [_for_stackstac(item) for item in collection.get_items()]
+    def work(archive: str, out: str) -> None:
+        items = read_items(archive)
+        for item in items:
+            # It knows the projection extension before version 1.2 only.
+            code = item.properties["proj:code"]
+            item.properties["proj:epsg"] = int(code.removeprefix("EPSG:"))
         stack = stackstac.stack(
             items,
             assets=list(BANDS),
-            chunksize=(CHUNK_DATES, 1, CHUNK_PX, CHUNK_PX),
+            chunksize=(dates, 1, px, px),
             dtype="uint16",
             fill_value=np.uint16(0),
             rescale=False,
@@ -122,33 +186,70 @@ def stackstac(archive: Path, out: Path) -> dict[str, Any]:
         )
         bands = xr.Dataset({name: stack.sel(band=name, drop=True) for name in BANDS})
         write_zarr(bands, out)
-        return {**watch.stop(), "tasks": count_tasks(client)}
+
+    with dask_cluster("stackstac") as client:
+        return timed(work, job, small, watch, client)
 
 
-def _for_stackstac(item: "pystac.Item") -> "pystac.Item":
-    """It reads hrefs as they stand, and knows the projection extension before version 1.2 only."""
-    item.make_asset_hrefs_absolute()
-    item.properties["proj:epsg"] = int(item.properties["proj:code"].removeprefix("EPSG:"))
-    return item
+def timed(
+    work: Callable[[str, str], None], job: Job, small: Job, watch: Stopwatch, client: "Client"
+) -> dict[str, Any]:
+    """Do the small job, then the job under the watch; return what was measured."""
+    work(*small)
+    before = count_tasks(client)
+    watch.begin()
+    work(*job)
+    return {**watch.stop(), "tasks": count_tasks(client) - before}
 
 
-def floor(archive: Path, out: Path) -> dict[str, Any]:
-    """The floor: rasterio decodes every band and throws it away. Writes nothing to `out`."""
+def read_items(archive: str) -> "list[pystac.Item]":
+    """Return the items of an archive, their hrefs absolute."""
+    import pystac
+
+    with fsspec.open(f"{archive}/collection.json") as file:
+        links = [link["href"] for link in json.load(file)["links"] if link["rel"] == "item"]
+    paths = [f"{archive}/{link.removeprefix('./')}" for link in links]
+    items = []
+    for path, file in zip(paths, fsspec.open_files(paths), strict=True):
+        with file as opened:
+            items.append(pystac.Item.from_dict(json.load(opened), href=path))
+        for asset in items[-1].assets.values():
+            asset.href = f"{path.rpartition('/')[0]}/{asset.href.removeprefix('./')}"
+    return items
+
+
+def floor(job: Job, small: Job) -> dict[str, Any]:
+    """The floor: rasterio decodes every band and throws it away. Writes nothing."""
     watch = Stopwatch()
     import rasterio
 
-    def read(path: Path) -> int:
+    def read(path: str) -> int:
         with rasterio.open(path) as image:
             return int(image.read(1).nbytes)
 
-    paths = sorted(archive.glob("*/*.tif"))
+    def work(archive: str) -> tuple[int, int]:
+        paths = [str(a.href) for item in read_items(archive) for a in item.assets.values()]
+        return len(paths), sum(pool.map(read, (path for path in paths if path.endswith(".tif"))))
+
     with ThreadPoolExecutor(WORKERS) as pool:
+        work(small[0])
         watch.begin()
-        decoded = sum(pool.map(read, paths))
-        return {**watch.stop(), "tasks": len(paths), "decoded_bytes": decoded}
+        files, decoded = work(job[0])
+        return {**watch.stop(), "tasks": files, "decoded_bytes": decoded}
 
 
-WAYS = {way.__name__: way for way in (alpage, odc_stac, stackstac, floor)}
+WAYS = {
+    way.__name__: way
+    for way in (
+        alpage,
+        alpage_alone,
+        odc_stac,
+        odc_stac_tuned,
+        stackstac,
+        stackstac_tuned,
+        floor,
+    )
+}
 
 
 @contextmanager
@@ -164,10 +265,10 @@ def dask_cluster(needed: str) -> Iterator["Client"]:
         yield client
 
 
-def write_zarr(bands: "xr.Dataset", out: Path) -> None:
+def write_zarr(bands: "xr.Dataset", out: str) -> None:
     """Compute masked NDVI, mean and maximum and write all three, encoded as alpage does."""
     import xarray as xr
-    from zarr.codecs import BloscCodec
+    from zarr.codecs import ZstdCodec
 
     red, nir = (bands[name].astype("float32") for name in ("red", "nir"))
     clear = ~bands["scl"].isin(MASKED_CLASSES) & (red > 0) & (nir > 0)
@@ -178,7 +279,7 @@ def write_zarr(bands: "xr.Dataset", out: Path) -> None:
         "dtype": "int16",
         "scale_factor": 1e-4,
         "_FillValue": FILL,
-        "compressors": (BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"),),
+        "compressors": (ZstdCodec(level=1),),
     }
     encodings = {name: dict(encoding) for name in cube.data_vars}
     cube.to_zarr(out, mode="w", encoding=encodings, consolidated=False)
@@ -194,5 +295,6 @@ def count_tasks(client: "Client") -> int:
 
 
 if __name__ == "__main__":
-    way, archive, out = sys.argv[1:]
-    print(json.dumps(WAYS[way](Path(archive).resolve(), Path(out).resolve())))
+    way, *places = sys.argv[1:]
+    archive, out, small_archive, small_out = places
+    print(json.dumps(WAYS[way]((archive, out), (small_archive, small_out))))

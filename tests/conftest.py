@@ -1,9 +1,17 @@
 """Fixtures that every test may use."""
 
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from alpage.objectstore import forget_environment
 
 # How long one example takes says more of the machine than of the code.
 settings.register_profile("alpage", deadline=None)
@@ -12,9 +20,29 @@ settings.load_profile("alpage")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_configure() -> None:
+    """Keep bytecode for the session where Python is told to keep none.
+
+    Tests start dozens of processes; compiling every module anew would take most of their time.
+    """
+    if sys.dont_write_bytecode:
+        folder = tempfile.mkdtemp(prefix="alpage-bytecode-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        sys.dont_write_bytecode, sys.pycache_prefix = False, folder
+        os.environ |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": folder}
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real imagery, truths and test vectors that lies beside the project."""
     if not SHARED.is_dir():
         pytest.skip(f"needs the shared data folder beside the project: {SHARED.name}/ is absent")
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def _own_environment() -> Iterator[None]:
+    """No test reaches object stores by the environment of another."""
+    forget_environment()
+    yield
+    forget_environment()

@@ -1,4 +1,8 @@
-"""The command line: parse, call one function, print. Data to stdout, the rest to stderr."""
+"""The command line: parse, call one function, print. Data to stdout, the rest to stderr.
+
+Each command imports the verbs once its study is read: help and a mistake in a study do not wait
+for the libraries of a run.
+"""
 
 import json
 import os
@@ -7,17 +11,19 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from alpage import verbs
-from alpage.engine import run as engine
 from alpage.errors import AlpageError
 from alpage.study import Study, read_study
+
+if TYPE_CHECKING:
+    from alpage.engine.run import Progress as RunProgress
+    from alpage.engine.run import RunReport
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -64,7 +70,10 @@ def _interrupt(_signal: int, _frame: object) -> None:
 @app.command(epilog="Example: alpage search study.yaml --json | jq .scenes")
 def search(study: StudyFile, as_json: AsJson = False) -> None:
     """List the scenes of a study."""
-    found = verbs.search(read_study(study))
+    chosen = read_study(study)
+    from alpage import verbs
+
+    found = verbs.search(chosen)
     rows = [
         {
             "id": scene.id,
@@ -90,7 +99,10 @@ def search(study: StudyFile, as_json: AsJson = False) -> None:
 @app.command(epilog="Example: alpage plan study.yaml")
 def plan(study: StudyFile, as_json: AsJson = False) -> None:
     """Tell what a run would do and cost, before any pixel is read."""
-    made = verbs.plan(read_study(study))
+    chosen = read_study(study)
+    from alpage import verbs
+
+    made = verbs.plan(chosen)
     bill = made.bill.to_json() | {"quarantined": made.left_out}
     if as_json:
         _print_json(bill)
@@ -101,8 +113,11 @@ def plan(study: StudyFile, as_json: AsJson = False) -> None:
 @app.command(epilog="Example: alpage run study.yaml")
 def run(study: StudyFile, as_json: AsJson = False) -> None:
     """Bring a study's cube up to date. Interrupted runs are resumed."""
+    chosen = read_study(study)
+    from alpage import verbs
+
     with _progress_bar(quiet=as_json) as on_progress:
-        report = verbs.run(read_study(study), on_progress=on_progress)
+        report = verbs.run(chosen, on_progress=on_progress)
     if as_json:
         _print_json(report.to_json())
         return
@@ -112,7 +127,10 @@ def run(study: StudyFile, as_json: AsJson = False) -> None:
 @app.command(epilog="Example: alpage status study.yaml --json")
 def status(study: StudyFile, as_json: AsJson = False) -> None:
     """Tell what a study's cube holds, and which runs are unfinished."""
-    answer = verbs.status(read_study(study))
+    chosen = read_study(study)
+    from alpage import verbs
+
+    answer = verbs.status(chosen)
     if as_json:
         _print_json(answer)
         return
@@ -131,6 +149,8 @@ def status(study: StudyFile, as_json: AsJson = False) -> None:
 @app.command(epilog="Example: alpage history cubes/flanders")
 def history(cube: str, as_json: AsJson = False) -> None:
     """List the states of a cube that readers have seen, newest first."""
+    from alpage import verbs
+
     rows = verbs.history(cube)
     if as_json:
         _print_json(rows)
@@ -147,6 +167,8 @@ def rollback(
     as_json: AsJson = False,
 ) -> None:
     """Show readers an earlier state of a cube."""
+    from alpage import verbs
+
     shown = verbs.rollback(cube, snapshot)
     if as_json:
         _print_json({"snapshot": shown})
@@ -157,7 +179,10 @@ def rollback(
 @app.command(epilog="Example: alpage release study.yaml")
 def release(study: StudyFile, as_json: AsJson = False) -> None:
     """Publish what readers of the cube see as an immutable release."""
-    made = verbs.release(read_study(study))
+    chosen = read_study(study)
+    from alpage import verbs
+
+    made = verbs.release(chosen)
     if as_json:
         _print_json(vars(made))
         return
@@ -177,7 +202,10 @@ def series(
     as_json: AsJson = False,
 ) -> None:
     """Print or save the series of the zones of a cube."""
-    table = verbs.series(read_study(study), calendar=calendar, zone=zone)
+    chosen = read_study(study)
+    from alpage import verbs
+
+    table = verbs.series(chosen, calendar=calendar, zone=zone)
     if target is not None:
         if target.suffix == ".parquet":
             table.to_parquet(target)
@@ -227,7 +255,7 @@ def schema() -> None:
 
 
 @contextmanager
-def _progress_bar(*, quiet: bool) -> Iterator[Callable[[engine.Progress], None]]:
+def _progress_bar(*, quiet: bool) -> Iterator["Callable[[RunProgress], None]"]:
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -240,7 +268,7 @@ def _progress_bar(*, quiet: bool) -> Iterator[Callable[[engine.Progress], None]]
     with bar:
         task = bar.add_task("planning", total=None)
 
-        def show(progress: engine.Progress) -> None:
+        def show(progress: "RunProgress") -> None:
             bar.update(
                 task,
                 description=progress.step,
@@ -272,7 +300,7 @@ def _print_bill(bill: dict[str, Any]) -> None:
     _print_quarantine(bill["quarantined"])
 
 
-def _print_report(report: engine.RunReport) -> None:
+def _print_report(report: "RunReport") -> None:
     if report.n_blocks == 0:
         out.print(f"nothing to do: {report.cube} is up to date", highlight=False)
     else:

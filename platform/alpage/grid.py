@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -129,7 +129,7 @@ class Grid:
 
 def project(geometry_4326: BaseGeometry, crs: Any) -> BaseGeometry:
     """Return a geometry of EPSG:4326 in another CRS, edges densified to 0.01 degrees first."""
-    transformer = Transformer.from_crs("EPSG:4326", str(crs), always_xy=True)
+    transformer = _from_4326(str(crs))
     dense = shapely.segmentize(geometry_4326, 0.01)
     projected: BaseGeometry = shapely.transform(
         dense,
@@ -137,6 +137,11 @@ def project(geometry_4326: BaseGeometry, crs: Any) -> BaseGeometry:
         interleaved=False,
     )
     return projected
+
+
+@lru_cache(maxsize=32)
+def _from_4326(crs: str) -> Transformer:
+    return Transformer.from_crs("EPSG:4326", crs, always_xy=True)
 
 
 def grid_over(

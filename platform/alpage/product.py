@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from alpage.errors import ProductError
-from alpage.science.zonal import ZoneIndex
+from alpage.science.zones import ZoneIndex
 from alpage.timeaxis import Calendar, Dates, nested_slots
 
 Array = NDArray[Any]
@@ -326,6 +326,11 @@ class Product:
                     raise ProductError(f"{where} must read layers of one calendar: {stage.reads}")
                 if isinstance(stage, Derive):
                     wanted_tables = stage.tables
+                    if stage.segment is Calendar.DAY and stage.margin_days:
+                        raise ProductError(
+                            f"{where}: days are derived each alone, so margin_days must be 0, "
+                            f"got {stage.margin_days}; take a longer segment"
+                        )
                     for layer in stage.layers:
                         _check_segment(where, layer, stage.segment)
             case Observe():

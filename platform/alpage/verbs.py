@@ -4,18 +4,17 @@ Each is a whole step that also a flow or a notebook calls. None prints.
 """
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from alpage.archive.scenes import SceneList
 from alpage.archive.search import SearchResult, search_archive
 from alpage.clusters import open_cluster
 from alpage.cube.layout import Axis, Layout
 from alpage.cube.ledger import digest, read_costs
+from alpage.cube.place import is_local, local_path
+from alpage.cube.probe import probe
 from alpage.cube.reader import open_cube
-from alpage.cube.store import MAIN, CubeStore, held, local_path, reached
+from alpage.cube.store import MAIN, CubeStore, held, reached
 from alpage.engine.plan import Plan, make_plan
 from alpage.engine.run import Progress, Run, RunReport, finish
 from alpage.errors import ArchiveError, CubeError
@@ -25,6 +24,9 @@ from alpage.releases.publish import Release, publish_release
 from alpage.releases.stac import About
 from alpage.settings import settings
 from alpage.study import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def search(study: Study) -> SearchResult:
@@ -65,26 +67,25 @@ def run(
     """
     url = study.locate(study.cube)
     with held(url), reached(url):
-        made, branch = _plan(study, found)
+        made, resumed = _plan(study, found)
         made.bill.check(study.limits)
         on_plan(made)
         scenes_digest = made.scenes.digest
-        if _is_done(made, branch, scenes_digest):
+        if resumed is None and _is_done(made, scenes_digest):
             return RunReport(
                 url,
                 scenes=len(made.scenes) - len(made.quarantined),
                 quarantined=made.left_out,
                 snapshot=made.base,
             )
+        probe(url)
         store = CubeStore.create(url) if made.base is None else CubeStore.open(url)
         made.base = made.base or store.tip()
-        if branch is None:
-            branch = _branch_name(study)
-            if branch in store.branches():
-                store.drop_branch(branch)
-            store.start_branch(branch, made.base)
+        branch = _branch_name(study)
+        if resumed is None:
+            store.begin(branch, made.base)
         else:
-            store.unseal(branch)
+            store.resume(branch, resumed)
         with open_cluster(study.cluster) as client:
             work = Run(made, client, store, branch, settings(), on_progress)
             work.execute()
@@ -186,7 +187,7 @@ def release(study: Study) -> Release:
     return publish_release(url, snapshot, destination, scenes=scenes, about=told)
 
 
-def series(study: Study, *, calendar: str | None = None, zone: str | None = None) -> pd.DataFrame:
+def series(study: Study, *, calendar: str | None = None, zone: str | None = None) -> "pd.DataFrame":
     """Return the series of a study's cube as a table: zone, time, one column a series."""
     cube = open_cube(study.locate(study.cube))
     chosen = calendar or next(iter(cube.series_calendars), "day")
@@ -199,11 +200,10 @@ def series(study: Study, *, calendar: str | None = None, zone: str | None = None
     return table.dropna(subset=values, how="all").sort_values(["zone", "time"])
 
 
-def scenes_path(cube: str, scenes_digest: str) -> Path:
-    """Return where the frozen scene list of a cube lies, named by its content."""
-    folder = local_path(cube).with_name(local_path(cube).name + ".scenes")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{scenes_digest[:32]}.parquet"
+def scenes_path(cube: str, scenes_digest: str) -> str:
+    """Return the path or URL of a cube's frozen scene list: beside the cube, named by content."""
+    beside = str(local_path(cube)) if is_local(cube) else cube.rstrip("/")
+    return f"{beside}.scenes/{scenes_digest[:32]}.parquet"
 
 
 def recorded_scenes(cube: str, about: dict[str, Any]) -> SceneList | None:
@@ -211,15 +211,16 @@ def recorded_scenes(cube: str, about: dict[str, Any]) -> SceneList | None:
     if "scenes" not in about:
         return None
     path = scenes_path(cube, about["scenes"])
-    if not path.exists():
+    try:
+        return SceneList.load(path)
+    except FileNotFoundError:
         raise CubeError(
             f"cube: its scene list {path} is gone; restore it, or build the cube anew elsewhere"
-        )
-    return SceneList.load(path)
+        ) from None
 
 
 def _plan(study: Study, found: SearchResult | None) -> tuple[Plan, str | None]:
-    """The plan, and the branch of the interrupted run that it goes on from, if any."""
+    """The plan, and where the branch of the interrupted run stands that it goes on from, if any."""
     study.load_parameters(study.load_product())
     found = found or search(study)
     rejected = dict(found.rejected)
@@ -233,22 +234,23 @@ def _plan(study: Study, found: SearchResult | None) -> tuple[Plan, str | None]:
     about = store.about()
     recorded = recorded_scenes(url, about) if about is not None else None
     branch = _branch_name(study)
-    resumes = store.continues(branch) and store.about(branch=branch) is not None
+    resumed = store.tip(branch) if store.continues(branch) else None
+    if resumed is not None and store.about(branch=branch) is None:
+        resumed = None
     made = make_plan(
         study,
         found.scenes,
         store=store,
-        branch=branch if resumes else MAIN,
+        branch=MAIN if resumed is None else branch,
         recorded_scenes=recorded,
         rejected=rejected,
     )
-    return made, branch if resumes else None
+    return made, resumed
 
 
-def _is_done(made: Plan, branch: str | None, scenes_digest: str) -> bool:
+def _is_done(made: Plan, scenes_digest: str) -> bool:
     return (
-        branch is None
-        and made.before is not None
+        made.before is not None
         and made.bill.n_blocks == 0
         and not made.zones_changed
         and dict(made.before.axes) == dict(made.layout.axes)

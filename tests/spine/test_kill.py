@@ -58,14 +58,12 @@ print("done", flush=True)
 class Coordinator:
     """A run in a process of its own, whose progress is read line by line."""
 
-    def __init__(self, study: Study, folder: Path, bytecode: Path, *arguments: str) -> None:
+    def __init__(self, study: Study, folder: Path, *arguments: str) -> None:
         folder.mkdir(exist_ok=True)
         path = folder / "study.yaml"
         path.write_text(yaml.safe_dump(study.resolved().model_dump(mode="json")))
         # Few blocks in a commit, so that there is much between two of them.
         environment = os.environ | {"ALPAGE_COMMIT_BLOCKS": "3", "TMPDIR": str(folder)}
-        # Dozens of processes start here; compiling every module would take most of the time.
-        environment |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(bytecode)}
         self._stderr = (folder / "stderr.txt").open("w+")
         self.process = subprocess.Popen(
             [sys.executable, "-c", DRIVER, str(path), *arguments],
@@ -102,13 +100,12 @@ class Coordinator:
                 continue
         return found
 
-    def kill(self) -> None:
-        """Kill the coordinator alone; its workers have to notice."""
+    def kill(self) -> list[psutil.Process]:
+        """Kill the coordinator alone, and give its processes: they have to notice."""
         family = psutil.Process(self.process.pid).children(recursive=True)
         self.process.kill()
         self.process.wait()
-        _, alive = psutil.wait_procs(family, timeout=PATIENCE_S / 4)
-        assert not alive, f"processes of a killed run live on: {alive}"
+        return family
 
     def end(self) -> None:
         """Wait for a run to end well."""
@@ -118,10 +115,16 @@ class Coordinator:
 
     def close(self) -> None:
         if self.process.poll() is None:
-            self.kill()
+            assert_gone(self.kill())
         assert self.process.stdout is not None
         self.process.stdout.close()
         self._stderr.close()
+
+
+def assert_gone(processes: list[psutil.Process]) -> None:
+    """The processes of killed runs end by themselves."""
+    _, alive = psutil.wait_procs(processes, timeout=PATIENCE_S / 4)
+    assert not alive, f"processes of killed runs live on: {alive}"
 
 
 class Reader(threading.Thread):
@@ -172,17 +175,12 @@ def undisturbed(
     return found
 
 
-@pytest.fixture(scope="module")
-def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("bytecode")
-
-
 @pytest.fixture
-def start(tmp_path: Path, bytecode: Path) -> Iterator[Callable[..., Coordinator]]:
+def start(tmp_path: Path) -> Iterator[Callable[..., Coordinator]]:
     started: list[Coordinator] = []
 
     def begin(study: Study, *arguments: str) -> Coordinator:
-        started.append(Coordinator(study, tmp_path / "coordinator", bytecode, *arguments))
+        started.append(Coordinator(study, tmp_path / "coordinator", *arguments))
         return started[-1]
 
     yield begin
@@ -243,6 +241,7 @@ def test_killed_coordinators_leave_no_trace(
     study = study_of("snow", grid=GRID, cluster={"workers": 1, "memory_gib": 2})
     reader = watch(study.cube)
     moments = random.Random(SEED)
+    orphans = []
     for _ in range(COORDINATOR_KILLS):
         run = start(study)
         assert run.wait_for("planned") == "planned"
@@ -250,10 +249,12 @@ def test_killed_coordinators_leave_no_trace(
         for _ in range(moments.choice((0, 1, 2, 3, 5))):
             assert run.wait_for("block") == "block"
         time.sleep(moments.uniform(0, 0.2))
-        run.kill()
+        # The next run starts while the workers of this one are still about.
+        orphans += run.kill()
         with held(study.cube):
             assert CubeStore.open(study.cube).tip() == former
     start(study).end()
+    assert_gone(orphans)
     reader.finish()
     final = cells(study.cube)
     same_cube(undisturbed["whole"], final)

@@ -61,7 +61,7 @@ def test_workers_order_and_batches_leave_no_trace(
 
     monkeypatch.setattr(Work, "todo", shuffled)
     # Room for less than a day, so that days go one by one.
-    monkeypatch.setattr("alpage.engine.plan.batch_px", lambda *_: 1)
+    monkeypatch.setattr("alpage.engine.plan.batch_days", lambda *_: 1)
     with open_cluster(ClusterChoice(workers=1, memory_gib=3)) as client:
         cluster = {"kind": "address", "address": client.scheduler.address}
         other = study_of(product, "other", cluster=cluster)

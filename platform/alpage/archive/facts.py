@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from pystac.utils import str_to_datetime
-
 _PRODUCT_KEYS = ("s2:product_uri", "sentinel:product_id", "product:id", "title")
 _SENTINEL_PRODUCT = re.compile(
     r"S2[A-D]_MSIL2A_(?P<start>\d{8}T\d{6})_(?:N(?P<baseline>\d{4})_)?R(?P<orbit>\d{3})"
@@ -84,6 +82,9 @@ def parse_time(raw: str) -> datetime:
     >>> parse_time("2020-02-19T12:00:00+01:00").isoformat()
     '2020-02-19T11:00:00+00:00'
     """
+    # Workers read this module, and no times.
+    from pystac.utils import str_to_datetime
+
     try:
         when = str_to_datetime(raw)
         when = when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
@@ -217,3 +218,17 @@ def raster_band(asset: Mapping[str, Any], key: str) -> float | None:
 def checksum(asset: Mapping[str, Any]) -> str:
     """Return the checksum the item gives for an asset's bytes, or ''."""
     return str(asset.get("file:checksum") or asset.get("checksum:multihash") or "")
+
+
+def pruned(value: Any) -> Any:
+    """Return a copy without nulls and empty mappings, neither of which a parquet column keeps.
+
+    >>> pruned({"a": None, "b": [{"c": {}}], "d": 0})
+    {'b': [{}], 'd': 0}
+    """
+    if isinstance(value, Mapping):
+        kept = {key: pruned(inner) for key, inner in value.items()}
+        return {key: inner for key, inner in kept.items() if inner is not None and inner != {}}
+    if isinstance(value, (list, tuple)):
+        return [pruned(inner) for inner in value]
+    return value

@@ -1,31 +1,27 @@
 """Read an archive's documents from files, HTTP or S3, within what the policy trusts."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-import obstore
 import requests
-from obstore.exceptions import BaseError as ObstoreError
-from obstore.store import S3Store
 from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
 from urllib3.util import Retry
 
 from alpage.archive.trust import TrustPolicy, mask
-from alpage.errors import ArchiveError, UntrustedHref
+from alpage.errors import ArchiveError, StorageError, UntrustedHref
+from alpage.objectstore import read_object
 
 _RETRIED_STATUS = (408, 429, 500, 502, 503, 504)
 _LONGEST_WAIT_S = 30.0
-_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 
 class TrustedIO(StacApiIO):  # type: ignore[misc]
     """The transport of one archive: every href and every redirect passes the policy first.
 
-    ``base`` is the archive's own address. S3 is reached with the usual ``AWS_*`` environment.
+    ``base`` is the archive's own address. S3 is reached as `alpage.objectstore` says.
     """
 
     def __init__(self, policy: TrustPolicy, base: str, *, timeout_s: float, retries: int) -> None:
@@ -71,7 +67,7 @@ class TrustedIO(StacApiIO):  # type: ignore[misc]
         scheme = urlsplit(place).scheme
         try:
             if scheme == "s3":
-                return _read_s3(place)
+                return read_object(place)
             if scheme:
                 answer = self.session.get(place, timeout=self.timeout)
                 answer.raise_for_status()
@@ -79,7 +75,9 @@ class TrustedIO(StacApiIO):  # type: ignore[misc]
             return Path(place).read_bytes()
         except FileNotFoundError as error:
             raise ArchiveError(f"{mask(href)} does not exist") from error
-        except (OSError, ObstoreError, APIError) as error:
+        except StorageError as error:
+            raise ArchiveError(str(error)) from error
+        except (OSError, APIError) as error:
             raise ArchiveError(f"{mask(href)} cannot be read: {_brief(error)}") from error
 
     def read_document(self, href: str) -> dict[str, Any]:
@@ -91,14 +89,6 @@ class TrustedIO(StacApiIO):  # type: ignore[misc]
         if not isinstance(document, dict):
             raise ArchiveError(f"{mask(href)} holds no JSON object")
         return document
-
-
-def _read_s3(place: str) -> bytes:
-    parts = urlsplit(place)
-    endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), None)
-    is_plain = endpoint is not None and endpoint.lower().startswith("http://")
-    store = S3Store(parts.netloc, endpoint=endpoint, client_options={"allow_http": is_plain})
-    return bytes(obstore.get(store, parts.path.lstrip("/")).bytes())
 
 
 def _brief(error: Exception) -> str:

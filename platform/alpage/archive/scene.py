@@ -5,11 +5,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-import pystac
-from pystac.utils import make_absolute_href
 from shapely.geometry.base import BaseGeometry
 
 from alpage.archive import facts
@@ -17,6 +16,9 @@ from alpage.archive.footprint import centre_longitude, read_footprint
 from alpage.archive.radiometry import offset_for
 from alpage.archive.sensors import SENSORS, Sensor, recognise
 from alpage.errors import SceneError
+
+if TYPE_CHECKING:
+    import pystac
 
 _DEGREES_PER_HOUR = 15.0
 _REVISION_LENGTH = 32
@@ -59,7 +61,7 @@ class Scene:
     assets: Mapping[str, Asset] = field(hash=False)
     warnings: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def solar_day(self) -> date:
         """The day at the scene's middle by the sun: one pass is one day at every longitude."""
         hours = centre_longitude(self.footprint) / _DEGREES_PER_HOUR
@@ -71,7 +73,7 @@ class Scene:
         return (self.solar_day, self.platform, self.orbit)
 
 
-def describe(item: pystac.Item | Mapping[str, Any], base_href: str | None = None) -> Scene:
+def describe(item: "pystac.Item | Mapping[str, Any]", base_href: str | None = None) -> Scene:
     """Return the scene a STAC item tells of.
 
     Parameters
@@ -86,7 +88,7 @@ def describe(item: pystac.Item | Mapping[str, Any], base_href: str | None = None
     SceneError
         Names what is missing: the sensor, the time, the geometry, or every usable asset.
     """
-    if isinstance(item, pystac.Item):
+    if not isinstance(item, Mapping):
         base_href = base_href or item.get_self_href()
         item = item.to_dict(include_self_link=False, transform_hrefs=False)
     name = str(item.get("id") or "(without id)")
@@ -186,6 +188,8 @@ def absolute_href(href: str, base_href: str | None) -> str:
     'https://example.org/29/B04.tif'
     """
     if base_href is not None and "://" not in href:
+        from pystac.utils import make_absolute_href
+
         href = str(make_absolute_href(href, base_href))
     parts = urlsplit(href)
     is_local = parts.scheme == "file" and parts.netloc in ("", "localhost")

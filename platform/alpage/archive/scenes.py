@@ -11,13 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-import stac_geoparquet.arrow as stac_arrow
-
 from alpage.archive import facts
 from alpage.archive.scene import Asset, Scene, absolute_href, describe
 from alpage.errors import ArchiveError
+from alpage.objectstore import on_s3, read_object, write_object
 
 __all__ = [
     "Asset",
@@ -26,14 +23,12 @@ __all__ = [
     "canonical",
     "deduplicate",
     "mosaic_order",
-    "read_items",
 ]
 
 # Of a copy's footprint this much must be seen by newer ones before it is dropped: the two parts
 # of a tile that a datatake delivers in two datastrips share name and time, but hardly any ground.
 DUPLICATE_COVER = 0.95
 
-_NEEDED_COLUMNS = frozenset({"id", "geometry", "bbox", "assets", "datetime"})
 _TOP_LEVEL = frozenset({"id", "type", "collection", "geometry", "bbox", "links", "assets"})
 _TIME_KEYS = (
     "datetime",
@@ -72,7 +67,7 @@ class SceneList:
         return SceneList.of(pair for pair in pairs if pair[0].id not in ids)
 
     def freeze(self, path: str | Path) -> None:
-        """Write the items as stac-geoparquet, whole or not at all.
+        """Write the items as stac-geoparquet to a path or s3:// URL, whole or not at all.
 
         The file is read back before it takes its name, so that what a run is later rebuilt from
         is what this run used.
@@ -81,15 +76,26 @@ class SceneList:
         ------
         ArchiveError
             The list is empty, or its items cannot be held in one table.
+        StorageError
+            The object store does not take it.
         """
+        from alpage.archive.tables import write_items
+
+        if on_s3(path):
+            with tempfile.TemporaryDirectory() as folder:
+                copy = Path(folder, Path(path).name)
+                self.freeze(copy)
+                write_object(str(path), copy)
+            return
         path = Path(path)
         if not self.items:
             raise ArchiveError(f"an empty scene list cannot be frozen in {path.name}")
+        path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         os.close(handle)
         scratch = Path(name)
         try:
-            _write_items(self.items, scratch)
+            write_items(self.items, scratch)
             if SceneList.load(scratch).digest != self.digest:
                 raise ArchiveError(
                     f"{path.name} does not give back the scenes it was written from;"
@@ -110,8 +116,12 @@ class SceneList:
             The file is not stac-geoparquet.
         SceneError
             One of its items is no usable scene.
+        StorageError
+            The object store cannot be read.
         """
-        items = read_items(pa.memory_map(str(path)), str(path))
+        from alpage.archive.tables import read_items
+
+        items = read_items(read_object(str(path)) if on_s3(path) else Path(path), str(path))
         return cls.of((describe(item), item) for item in items)
 
     def __len__(self) -> int:
@@ -123,7 +133,7 @@ def canonical(item: Mapping[str, Any], base_href: str | None, bounds: tuple[floa
 
     ``bounds`` (west, south, east, north) stand in for a missing or three-dimensional bbox.
     """
-    copy: dict[str, Any] = _pruned(item)
+    copy: dict[str, Any] = facts.pruned(item)
     links = copy.get("links")
     listed = links if isinstance(links, list) else []
     copy["links"] = [link for link in listed if isinstance(link, dict) and "href" in link]
@@ -146,50 +156,6 @@ def canonical(item: Mapping[str, Any], base_href: str | None, bounds: tuple[floa
     copy.setdefault("type", "Feature")
     copy.setdefault("stac_version", "1.0.0")
     return copy
-
-
-def read_items(source: Any, name: str, filters: Any = None) -> list[dict[str, Any]]:
-    """Return the STAC items of a stac-geoparquet file, without the nulls a table adds.
-
-    Parameters
-    ----------
-    source
-        What ``pyarrow.parquet`` reads from.
-    name
-        The file, for messages.
-    filters
-        A pyarrow expression on the table's columns.
-    """
-    try:
-        table = pq.read_table(source, filters=filters)
-    except pa.ArrowException as error:
-        raise ArchiveError(f"{name} is not stac-geoparquet: {error}") from error
-    if missing := _NEEDED_COLUMNS.difference(table.column_names):
-        raise ArchiveError(f"{name} is not stac-geoparquet: it has no {sorted(missing)}")
-    if table.num_rows == 0:
-        return []
-    return [_pruned(item) for item in stac_arrow.stac_table_to_items(table)]
-
-
-def _write_items(items: Iterable[Mapping[str, Any]], path: Path) -> None:
-    try:
-        table = stac_arrow.parse_stac_items_to_arrow([dict(item) for item in items])
-        stac_arrow.to_parquet(table, path)
-    except (pa.ArrowException, ValueError) as error:
-        raise ArchiveError(
-            f"the items cannot be held in one table ({error}):"
-            " search one collection at a time, or have the archive write its fields alike"
-        ) from error
-
-
-def _pruned(value: Any) -> Any:
-    """Copy without nulls and empty mappings, neither of which a parquet column keeps."""
-    if isinstance(value, Mapping):
-        kept = {key: _pruned(inner) for key, inner in value.items()}
-        return {key: inner for key, inner in kept.items() if inner is not None and inner != {}}
-    if isinstance(value, (list, tuple)):
-        return [_pruned(inner) for inner in value]
-    return value
 
 
 def deduplicate(scenes: Iterable[Scene]) -> tuple[tuple[Scene, ...], tuple[Scene, ...]]:

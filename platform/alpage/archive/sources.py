@@ -8,8 +8,6 @@ from pathlib import PurePosixPath
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import pystac_client
 import shapely
 from pystac_client.exceptions import APIError
@@ -18,7 +16,6 @@ from shapely.geometry.base import BaseGeometry
 
 from alpage.archive.fetch import TrustedIO
 from alpage.archive.scene import absolute_href
-from alpage.archive.scenes import read_items
 from alpage.archive.trust import mask
 from alpage.errors import ArchiveError
 
@@ -202,17 +199,13 @@ class ParquetSource:
 
     def records(self, wanted: Wanted) -> Iterator[Record]:
         """Yield the items of the period, and those that name no time."""
-        start, end = wanted.instants
-        when = pc.field("datetime")
-        chosen = when.is_null() | ((when >= pa.scalar(start)) & (when <= pa.scalar(end)))
-        source = pa.BufferReader(self.io.read_bytes(self.archive))
-        for item in read_items(source, mask(self.archive), chosen):
+        for item in self._items(wanted.instants):
             if _is_of(item, wanted.collection):
                 yield Record(str(item.get("id") or "(without id)"), self.archive, item)
 
     def extent(self) -> str:
         """Return the bounds and times of all items in the file."""
-        items = read_items(pa.BufferReader(self.io.read_bytes(self.archive)), mask(self.archive))
+        items = self._items()
         if not items:
             return "no items"
         times = sorted(str(item["properties"].get("datetime") or "") for item in items)
@@ -222,6 +215,11 @@ class ParquetSource:
         )
         names = ", ".join(sorted({str(item.get("collection")) for item in items}))
         return f"{names}: {_tell_bounds(bounds.tolist())}, {times[0]} to {times[-1]}"
+
+    def _items(self, instants: tuple[datetime, datetime] | None = None) -> list[dict[str, Any]]:
+        from alpage.archive.tables import read_items
+
+        return read_items(self.io.read_bytes(self.archive), mask(self.archive), instants)
 
 
 def _is_of(item: Mapping[str, Any] | None, collection: str | None) -> bool:

@@ -16,9 +16,10 @@ from typing import Any
 import icechunk
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec, BytesCodec, ZstdCodec
+from zarr.codecs import BytesCodec, ZstdCodec
 
 from alpage.cube.cf import coordinate_attributes, grid_mapping_attributes, layer_attributes
+from alpage.cube.shards import DAYS, compressor, inner_chunk
 from alpage.grid import Grid
 from alpage.product import Gather, Layer, Observe, Product, Summarise, Table, Zone
 from alpage.timeaxis import Calendar, Span, nested_slots, slot_of, start_of
@@ -137,19 +138,9 @@ class Layout:
                     steps[stage.name] = stage.layers[0].calendar
         return steps
 
-    def slices(self, layer: Layer, tile: tuple[int, int], block: int) -> tuple[slice, slice, slice]:
-        """Return where a block lies in a layer's array."""
-        axis = self.axes[layer.calendar]
-        start = (block - axis.first_block) * axis.window
-        return slice(start, start + axis.window), *self.grid.slices(tile)
-
-    def time_slice(self, span: Span) -> tuple[slice, int, int]:
-        """Return the part of a span that the axis holds, and the slots missing on both sides."""
-        whole = self.axes[span.calendar].span
-        start, stop = max(span.start, whole.start), min(span.stop, whole.stop)
-        if start >= stop:
-            return slice(0, 0), len(span), 0
-        return slice(start - whole.start, stop - whole.start), start - span.start, span.stop - stop
+    def place(self, layer: Layer, tile: tuple[int, int], block: int) -> tuple[int, int, int]:
+        """Return the number of a block's shard along time, y and x."""
+        return block - self.axes[layer.calendar].first_block, *tile
 
 
 def create(session: icechunk.Session, layout: Layout, identity: Mapping[str, Any]) -> None:
@@ -289,21 +280,10 @@ def _write_time(group: zarr.Group, axis: Axis) -> None:
     group["time"][:] = days
 
 
-def inner_chunk(size: int) -> int:
-    """Return the side of the inner chunks of a shard: the largest divisor up to 128.
-
-    A size with no divisor from 64 to 128 is kept whole.
-
-    >>> inner_chunk(512), inner_chunk(64), inner_chunk(131)
-    (128, 64, 131)
-    """
-    return next((n for n in range(min(size, 128), 63, -1) if size % n == 0), size)
-
-
 def _create_layer(group: zarr.Group, layout: Layout, layer: Layer, axis: Axis) -> None:
     tile = layout.grid.tile_px
     side = inner_chunk(tile)
-    steps = 32 if axis.calendar is Calendar.DAY else axis.window
+    steps = DAYS if axis.calendar is Calendar.DAY else axis.window
     group.create_array(
         layer.name,
         shape=(len(axis.span), *layout.grid.shape_yx),
@@ -312,7 +292,7 @@ def _create_layer(group: zarr.Group, layout: Layout, layer: Layer, axis: Axis) -
         dtype=layer.dtype,
         fill_value=layer.fill,
         serializer=BytesCodec(endian="little"),
-        compressors=BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"),
+        compressors=compressor(),
         dimension_names=("time", "y", "x"),
         attributes=layer_attributes(layer),
     )

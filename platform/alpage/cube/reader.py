@@ -1,18 +1,20 @@
 """Open a cube for reading: xarray datasets, one per calendar, at one snapshot."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 import zarr
 
 from alpage.cube.store import CubeStore
 from alpage.errors import CubeError
 from alpage.timeaxis import Calendar
 
+if TYPE_CHECKING:
+    import xarray as xr
 
-class Cube(Mapping[str, xr.Dataset | xr.DataArray]):
+
+class Cube(Mapping[str, "xr.Dataset | xr.DataArray"]):
     """A cube at one snapshot: `cube["day"]` is a dataset, `cube["day/ndvi"]` a layer of it.
 
     Nothing is read before it is asked for, and no pixels before they are computed: arrays are
@@ -43,7 +45,7 @@ class Cube(Mapping[str, xr.Dataset | xr.DataArray]):
             if array.ndim == 3
         )
 
-    def __getitem__(self, path: str) -> xr.Dataset | xr.DataArray:
+    def __getitem__(self, path: str) -> "xr.Dataset | xr.DataArray":
         """Return a group's dataset or one layer, in physical units, NaN where empty.
 
         Layers with flags keep their integer codes. Raises CubeError where there is none.
@@ -71,7 +73,7 @@ class Cube(Mapping[str, xr.Dataset | xr.DataArray]):
         """The calendars on which there are series per zone."""
         return tuple(sorted(self._root["zones"].group_keys())) if "zones" in self._root else ()
 
-    def zones(self, calendar: str = "day") -> xr.Dataset:
+    def zones(self, calendar: str = "day") -> "xr.Dataset":
         """Return the series per zone on a calendar: (zone, time), NaN where nothing was seen.
 
         Raises CubeError where the product makes no series on this calendar.
@@ -85,11 +87,13 @@ class Cube(Mapping[str, xr.Dataset | xr.DataArray]):
         names = ("zone_name", "zone_area")
         return self._open(f"zones/{calendar}").set_coords(names)
 
-    def sel_observed(self, group: str = "day") -> xr.Dataset:
+    def sel_observed(self, group: str = "day") -> "xr.Dataset":
         """Return a group's dataset with the days on which any scene was acquired.
 
         A group that does not count acquisitions comes back whole.
         """
+        import xarray as xr
+
         dataset = self[group]
         if not isinstance(dataset, xr.Dataset):
             raise CubeError(f"cube: expected a group such as {self.groups[0]}, got layer {group}")
@@ -109,8 +113,10 @@ class Cube(Mapping[str, xr.Dataset | xr.DataArray]):
             lines.append(f"  {group} ({sizes}): {', '.join(names)}")
         return "\n".join(lines)
 
-    def _open(self, group: str) -> xr.Dataset:
+    def _open(self, group: str) -> "xr.Dataset":
         if group not in self._opened:
+            import xarray as xr
+
             dataset = xr.open_zarr(
                 self._root.store, group=group, consolidated=False, chunks={}, decode_coords="all"
             )

@@ -6,18 +6,17 @@ becomes `main` in one step when its gate has passed.
 
 import contextlib
 import datetime as dt
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import icechunk
 import zarr
 from filelock import FileLock, Timeout
 
+from alpage.cube.place import is_local, local_path, repository_config, storage_of
 from alpage.errors import CubeBusy, CubeError, StorageError
+from alpage.objectstore import reason, touch
 
 MAIN = "main"
 # Icechunk warns of local folders on stderr at every open; the lock below is the answer to it.
@@ -34,48 +33,28 @@ class Version:
     metadata: dict[str, Any]
 
 
-def is_local(url: str) -> bool:
-    """Return whether a URL or path is on this machine's disk."""
-    return "://" not in url or url.startswith("file://")
-
-
-def local_path(url: str) -> Path:
-    """Return the path of a local URL."""
-    return Path(url.removeprefix("file://"))
-
-
-def storage_for(url: str) -> icechunk.Storage:
-    """Return Icechunk's storage of a cube's path or s3:// URL; credentials from the environment."""
-    if is_local(url):
-        return icechunk.local_filesystem_storage(str(local_path(url)))
-    parts = urlsplit(url)
-    if parts.scheme != "s3":
-        raise StorageError(f"cube: expected a folder or an s3:// URL, got {parts.scheme}://")
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    return icechunk.s3_storage(
-        bucket=parts.netloc,
-        prefix=parts.path.strip("/"),
-        region=os.environ.get("AWS_REGION", "us-east-1"),
-        endpoint_url=endpoint,
-        allow_http=bool(endpoint and endpoint.startswith("http://")),
-        force_path_style=endpoint is not None,
-        from_env=True,
-    )
-
-
 class CubeStore:
     """A cube's repository. Cheap to make; opens the store once."""
 
     def __init__(self, url: str, repository: icechunk.Repository) -> None:
         self.url = url
         self.repository = repository
+        self._planned: dict[str, str] = {}
+        """Where a run's branch stood when its work was planned, until it first writes there."""
+        self._written: dict[str, str] = {}
+        """Where a branch stood when a session to write was last given."""
 
     @classmethod
     def exists(cls, url: str) -> bool:
         """Return whether there is a cube at a URL."""
-        if is_local(url) and not local_path(url).exists():
+        storage = storage_of(url)
+        if not is_local(url):
+            # Icechunk takes a bucket that is not there for a cube that is not, and long to give up.
+            touch(url)
+        elif not local_path(url).exists():
             return False
-        return bool(icechunk.Repository.exists(storage_for(url)))
+        with reached(url):
+            return bool(icechunk.Repository.exists(storage))
 
     @classmethod
     def open(cls, url: str) -> "CubeStore":
@@ -86,19 +65,29 @@ class CubeStore:
         try:
             if not cls.exists(url):
                 raise CubeError(f"cube: there is none at {url}; `alpage run` makes one")
-            return cls(url, icechunk.Repository.open(storage_for(url)))
+            return cls(url, icechunk.Repository.open(storage_of(url), config=repository_config()))
         except icechunk.IcechunkError as error:
-            raise StorageError(f"cube: cannot open {url}: {_brief(error)}") from error
+            raise StorageError(f"cube: cannot open {url}: {_brief(url, error)}") from error
 
     @classmethod
     def create(cls, url: str) -> "CubeStore":
-        """Return the store of a new, empty cube."""
+        """Return the store of a new, empty cube.
+
+        Raises CubeBusy where another run makes one there at this moment.
+        """
         try:
             if is_local(url):
                 local_path(url).mkdir(parents=True, exist_ok=True)
-            return cls(url, icechunk.Repository.create(storage_for(url)))
+            return cls(url, icechunk.Repository.create(storage_of(url), config=repository_config()))
         except (icechunk.IcechunkError, OSError) as error:
-            raise StorageError(f"cube: cannot write to {url}: {_brief(error)}") from error
+            if isinstance(error, icechunk.ConflictError) or cls.exists(url):
+                raise CubeBusy(f"cube: another run began {url} meanwhile; run again") from error
+            if "clean prefix" in str(error):
+                raise StorageError(
+                    f"cube: expected nothing at {url} yet, it holds other objects; name another "
+                    "place"
+                ) from error
+            raise StorageError(f"cube: cannot write to {url}: {_brief(url, error)}") from error
 
     def tip(self, branch: str = MAIN) -> str:
         """Return the newest snapshot of a branch."""
@@ -124,7 +113,7 @@ class CubeStore:
                 session = self.repository.readonly_session(branch)
         except icechunk.IcechunkError as error:
             raise CubeError(
-                f"cube: {self.url} has no snapshot {snapshot or branch}: {_brief(error)}"
+                f"cube: {self.url} has no snapshot {snapshot or branch}: {_brief(self.url, error)}"
             ) from error
         return zarr.open_group(session.store, mode="r")
 
@@ -145,28 +134,70 @@ class CubeStore:
     def writable(self, branch: str) -> icechunk.Session:
         """Return a session that writes on top of a branch.
 
-        Raises CubeBusy where the branch is gone: another run of the study has finished it.
+        Raises CubeBusy where another run of the study has finished the branch or begun it anew:
+        what was planned and done on the one that was there does not fit any more.
         """
         try:
-            return self.repository.writable_session(branch)
+            session = self.repository.writable_session(branch)
         except icechunk.IcechunkError as error:
             if branch in self.branches():
                 raise
             raise CubeBusy(
                 f"cube: another run of this study finished {self.url} meanwhile; run again"
             ) from error
+        planned, written = self._planned.pop(branch, None), self._written.get(branch)
+        if planned not in (None, session.snapshot_id) or not self._descends(session, written):
+            raise self._overtaken()
+        self._written[branch] = session.snapshot_id
+        return session
+
+    def _descends(self, session: icechunk.Session, snapshot: str | None) -> bool:
+        found = self.repository.ancestry(snapshot_id=session.snapshot_id)
+        return snapshot is None or any(one.id == snapshot for one in found)
+
+    def _overtaken(self) -> CubeBusy:
+        return CubeBusy(f"cube: another run of this study works on {self.url}; run again later")
+
+    def begin(self, branch: str, snapshot: str) -> None:
+        """Make a run's branch at a snapshot, in place of what an earlier run left by its name.
+
+        Raises CubeBusy where another run does the same at this moment.
+        """
+        there = self.tip(branch) if branch in self.branches() else None
+        try:
+            if there not in (None, snapshot):
+                self.drop_branch(branch)
+            if there != snapshot:
+                self.start_branch(branch, snapshot)
+        except (icechunk.AlreadyExistsError, icechunk.RefNotFoundError) as error:
+            raise self._overtaken() from error
+        self._planned[branch] = snapshot
+
+    def resume(self, branch: str, tip: str) -> None:
+        """Go on with a branch from the tip that was planned on.
+
+        Raises CubeBusy where another run has written to it since.
+        """
+        try:
+            if self.tip(branch) != tip:
+                raise self._overtaken()
+            self._planned[branch] = self.unseal(branch)
+        except (icechunk.ConflictError, icechunk.RefNotFoundError) as error:
+            raise self._overtaken() from error
 
     def start_branch(self, name: str, snapshot: str) -> None:
         """Make a branch at a snapshot."""
-        with reached(self.url):
-            self.repository.create_branch(name, snapshot)
+        self.repository.create_branch(name, snapshot)
 
     def publish(self, branch: str, *, expected: str) -> str:
         """Make a run's branch what readers see, and drop the branch.
 
-        Raises CubeBusy where `main` is no longer the snapshot that the run began on.
+        Raises CubeBusy where `main` is no longer the snapshot that the run began on, or another
+        run has taken the branch over.
         """
         tip = self.tip(branch)
+        if tip == self._written.get(branch):
+            raise self._overtaken()
         try:
             self.repository.reset_branch(MAIN, tip, from_snapshot_id=expected)
         except icechunk.ConflictError as error:
@@ -174,7 +205,9 @@ class CubeStore:
                 f"cube: {self.url} was published by another run meanwhile; run again: what this "
                 "run did is kept where it still fits"
             ) from error
-        self.drop_branch(branch)
+        # Another run of the study may have published the same and dropped it.
+        with contextlib.suppress(icechunk.RefNotFoundError):
+            self.drop_branch(branch)
         return tip
 
     def move_main(self, snapshot: str, *, expected: str) -> None:
@@ -184,14 +217,16 @@ class CubeStore:
         except icechunk.ConflictError as error:
             raise CubeBusy(f"cube: {self.url} changed meanwhile; look at its history") from error
 
-    def unseal(self, branch: str) -> None:
-        """Take back the sealing of a run that ended before readers saw it.
+    def unseal(self, branch: str) -> str:
+        """Take back the sealing of a run that ended before readers saw it; return the tip.
 
         History tells of what readers have seen, and the run that goes on seals again.
         """
         tip = next(iter(self.repository.ancestry(branch=branch)))
-        if (tip.metadata or {}).get("published") and tip.parent_id is not None:
-            self.repository.reset_branch(branch, tip.parent_id)
+        if not (tip.metadata or {}).get("published") or tip.parent_id is None:
+            return str(tip.id)
+        self.repository.reset_branch(branch, tip.parent_id, from_snapshot_id=tip.id)
+        return str(tip.parent_id)
 
     def drop_branch(self, name: str) -> None:
         """Delete a branch; its data are left to garbage collection."""
@@ -205,16 +240,6 @@ class CubeStore:
                     yield Version(
                         snapshot.id, snapshot.written_at, snapshot.message, dict(snapshot.metadata)
                     )
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the cube for one run, on local disks, where Icechunk cannot guard itself.
-
-        Several writers of one Icechunk folder lose commits. An object store with
-        conditional PUT needs no lock.
-        """
-        with held(self.url):
-            yield
 
 
 @contextlib.contextmanager
@@ -254,10 +279,12 @@ def reached(url: str) -> Iterator[None]:
         ) from error
     except icechunk.IcechunkError as error:
         raise StorageError(
-            f"cube: {url} cannot be read or written: {_brief(error)}; check that it is whole, "
+            f"cube: {url} cannot be read or written: {_brief(url, error)}; check that it is whole, "
             "that you may write to it and that there is room"
         ) from error
 
 
-def _brief(error: BaseException) -> str:
+def _brief(url: str, error: BaseException) -> str:
+    if not is_local(url) and isinstance(error, icechunk.StorageError):
+        return reason(error)
     return str(error).strip().split("\n", 1)[0]

@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 import zarr
-from odc.geo.geobox import GeoBox
 
 from alpage.cube.layout import Layout, step_layers
 from alpage.cube.ledger import BlockId, read_costs
+from alpage.engine.cog import Window
 from alpage.engine.header import CogHeader
 from alpage.engine.inspect import QUALITY, SceneSource
 from alpage.engine.memory import peak_bytes
 from alpage.engine.storage import ReadCounters
-from alpage.engine.warp import needed_window
+from alpage.engine.warp import Kernel, needed_windows
 from alpage.engine.work import Work
 from alpage.errors import LimitReached
 from alpage.product import Context, Observe
@@ -89,7 +89,7 @@ def draw_bill(
     work: Work,
     sources: Mapping[str, SceneSource],
     context: Context,
-    batch_px: int,
+    batch_days: int,
     found: zarr.Group | None,
     inspection: ReadCounters,
     prices: Settings,
@@ -105,7 +105,7 @@ def draw_bill(
                 scenes |= _add_imagery(bill, work, stage, block, sources, context)
         bill.write_bytes += _write_bytes(work.layout, step) * len(blocks)
     bill.scenes = len(scenes)
-    bill.peak_bytes = peak_bytes(work.layout, batch_px, context)
+    bill.peak_bytes = peak_bytes(work.layout, batch_days, context, work.index.most_days)
     bill.cpu_seconds = _cpu_seconds(bill, work.layout, found)
     bill.cost_eur = (
         bill.requests / 1000 * prices.thousand_gets_eur
@@ -125,24 +125,28 @@ def _add_imagery(
     context: Context,
 ) -> set[str]:
     box = work.layout.grid.tile_box(block.tile, halo_px=stage.halo_px(context))
-    names = (*(band.name for band in stage.bands), QUALITY)
-    seen = set()
-    for _, scenes in work.index.scenes(block.tile, block.block):
-        for scene in scenes:
-            seen.add(scene.id)
-            for name in names:
-                header = sources[scene.id].bands[name].header
-                tiles, size, decoded, useful = cog_tiles(header, box)
-                bill.requests += tiles
-                bill.read_bytes += size
-                bill.read_px += decoded
-                bill.useful_px += useful
+    kernels: dict[str, Kernel] = {band.name: band.kernel for band in stage.bands}
+    kernels[QUALITY] = "nearest"
+    seen = {
+        scene.id for _, scenes in work.index.scenes(block.tile, block.block) for scene in scenes
+    }
+    reads = [
+        (sources[scene].bands[name].header, kernel)
+        for scene in seen
+        for name, kernel in kernels.items()
+    ]
+    for (header, _), window in zip(reads, needed_windows(reads, box), strict=True):
+        tiles, size, decoded, useful = cog_tiles(header, window)
+        bill.requests += tiles
+        bill.read_bytes += size
+        bill.read_px += decoded
+        bill.useful_px += useful
     return seen
 
 
-def cog_tiles(header: CogHeader, box: GeoBox) -> tuple[int, int, int, int]:
-    """Return the tiles of a COG under a geobox: their number, bytes, pixels, and pixels needed."""
-    row, column, height, width = needed_window(header, box)
+def cog_tiles(header: CogHeader, window: Window) -> tuple[int, int, int, int]:
+    """Return the tiles of a COG under a window: their number, bytes, pixels, and pixels needed."""
+    row, column, height, width = window
     level = header.levels[0]
     (rows, columns), (tile_rows, tile_columns) = level.shape_yx, level.tile_yx
     r0, r1 = max(row, 0), min(row + height, rows)

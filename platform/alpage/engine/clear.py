@@ -5,16 +5,17 @@ import zarr
 
 from alpage.cube.layout import Layout, partial_path
 from alpage.cube.ledger import BlockId
+from alpage.cube.shards import write_shard
 from alpage.product import Gather, Observe, Stage, Summarise, stage_layers
 
 
 def clear_block(layout: Layout, stage: Stage, block: BlockId, root: zarr.Group) -> None:
-    """Write fill values over the layers, tables and series of a block.
+    """Take away the shards of a block, and empty its tables and series.
 
     Functions of products are not asked: they need not know what a block without a day is.
     """
     for layer in stage_layers(stage):
-        root[layer.path][layout.slices(layer, block.tile, block.block)] = layer.fill
+        write_shard(root[layer.path], layout.place(layer, block.tile, block.block), None)
     calendar = layout.steps[block.step]
     axis = layout.axes[calendar]
     start = (block.block - axis.first_block) * axis.window

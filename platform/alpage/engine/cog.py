@@ -3,8 +3,8 @@
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -18,7 +18,7 @@ from rasterio.windows import Window as GdalWindow
 
 from alpage.engine.header import BadCog, CogHeader, CogLevel
 from alpage.engine.hrefs import safe_name
-from alpage.engine.storage import ReadCounters, fetch_ranges, gdal_path, is_local
+from alpage.engine.storage import ReadCounters, announce, fetch_ranges, gdal_path, is_local
 from alpage.engine.tiff import read_header
 from alpage.errors import StorageError
 
@@ -26,6 +26,7 @@ __all__ = [
     "BadCog",
     "CogHeader",
     "CogLevel",
+    "Reads",
     "Window",
     "read_header",
     "read_window",
@@ -66,18 +67,14 @@ def read_window(
 def read_windows(requests: Sequence[Request], counters: ReadCounters | None = None) -> list[Array]:
     """Return the windows of many (header, level, window), in the order asked.
 
-    All are fetched at once and decoded, in the calling thread, as their bytes arrive. The first
-    failure ends the call. Otherwise as `read_window`.
+    The bytes of all are fetched at once and decoded, in the calling thread, in that order. The
+    first failure ends the call. Otherwise as `read_window`.
     """
-    counters = ReadCounters() if counters is None else counters
-    jobs = [_job(header, level, window) for header, level, window in requests]
-    arrays: dict[int, Array] = {}
-    for index, (found, cost) in _arrivals(jobs):
-        started = time.perf_counter()
-        arrays[index] = found if isinstance(found, np.ndarray) else _assemble(jobs[index], found)
-        cost.decode_seconds += time.perf_counter() - started
-        counters.add(cost)
-    return [arrays[index] for index in range(len(jobs))]
+    reads = Reads(requests, ReadCounters() if counters is None else counters)
+    try:
+        return [reads.take(number) for number in range(len(requests))]
+    finally:
+        reads.close()
 
 
 def read_window_slow(header: CogHeader, window: Window, level: int = 0) -> Array:
@@ -119,6 +116,12 @@ class _Job:
     def index(self, tile: tuple[int, int]) -> int:
         return tile[0] * self.level.tiles_yx[1] + tile[1]
 
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        """Offset and length of each tile in the file."""
+        offsets, counts = self.level.offsets, self.level.bytecounts
+        return [(int(offsets[i]), int(counts[i])) for i in map(self.index, self.tiles)]
+
 
 def _job(header: CogHeader, number: int, window: Window) -> _Job:
     if not 0 <= number < len(header.levels) or min(window[2:]) < 1:
@@ -155,19 +158,53 @@ def _inside(level: CogLevel, window: Window) -> tuple[range, range]:
 Found = tuple[list[memoryview] | Array, ReadCounters]
 
 
-def _arrivals(jobs: Sequence[_Job]) -> Iterator[tuple[int, Found]]:
-    """Yield each job's number with its tiles' bytes (GDAL's: its pixels) as they arrive."""
-    remote = [i for i, job in enumerate(jobs) if not is_local(job.header.href)]
-    waiting = {_fetchers().submit(_bring, jobs[i]): i for i in remote} if len(remote) > 1 else {}
-    try:
-        for i, job in enumerate(jobs):
-            if not waiting or is_local(job.header.href):
-                yield i, _bring(job)
-        for future in as_completed(waiting):
-            yield waiting[future], future.result()
-    finally:
-        for future in waiting:
-            future.cancel()
+class Reads:
+    """Windows whose bytes are on their way: decoded in the thread that takes them.
+
+    Decoding is what takes the core: a task keeps to its own.
+    """
+
+    def __init__(self, requests: Sequence[Request], counters: ReadCounters) -> None:
+        self._jobs = [_job(header, level, window) for header, level, window in requests]
+        self._waiting: list[Future[Found] | None] = [self._start(job) for job in self._jobs]
+        self._taken = [False] * len(self._jobs)
+        self._counters = counters
+
+    @staticmethod
+    def _start(job: _Job) -> Future[Found] | None:
+        """Fetch in the background; a local file is left to the kernel, which needs no thread."""
+        if is_local(job.header.href):
+            announce(job.header.href, job.ranges)
+            return None
+        return _fetchers().submit(_bring, job)
+
+    def close(self) -> None:
+        """Give up what was not taken."""
+        for future in self._waiting:
+            if future is not None:
+                future.cancel()
+
+    def take(self, number: int, out: Array | None = None) -> Array:
+        """Return one of the windows, once.
+
+        `out`, contiguous and of the file's dtype, is filled and returned where given.
+        Raises as `read_window`.
+        """
+        job, future = self._jobs[number], self._waiting[number]
+        if self._taken[number]:
+            raise ValueError(f"window {number} was taken before")
+        found, cost = _bring(job) if future is None else future.result()
+        # The bytes go as soon as they are decoded.
+        self._waiting[number], self._taken[number] = None, True
+        started = time.perf_counter()
+        if not isinstance(found, np.ndarray):
+            found = _assemble(job, found, out)
+        elif out is not None:
+            out[:] = found
+            found = out
+        cost.decode_seconds += time.perf_counter() - started
+        self._counters.add(cost)
+        return found
 
 
 def _bring(job: _Job) -> Found:
@@ -177,10 +214,8 @@ def _bring(job: _Job) -> Found:
         pixels = read_window_slow(job.header, job.window, job.number)
         cost.decode_seconds = time.perf_counter() - started
         return pixels, cost
-    offsets, counts = job.level.offsets, job.level.bytecounts
-    ranges = [(int(offsets[i]), int(counts[i])) for i in map(job.index, job.tiles)]
     try:
-        return fetch_ranges(job.header.href, ranges, cost), cost
+        return fetch_ranges(job.header.href, job.ranges, cost), cost
     except FileNotFoundError:
         raise BadCog(safe_name(job.header.href), "does not exist any more") from None
 
@@ -190,15 +225,23 @@ def _fetchers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(FETCHERS, thread_name_prefix="alpage-fetch")
 
 
-def _assemble(job: _Job, parts: Sequence[memoryview]) -> Array:
+def _assemble(job: _Job, parts: Sequence[memoryview], out: Array | None) -> Array:
     row, column, high, wide = job.window
     dtype = np.dtype(job.header.dtype)
-    out = np.empty((high, wide), dtype) if job.complete else np.full((high, wide), job.header.fill)
+    if out is None:
+        out = np.empty((high, wide), dtype)
+    if not job.complete:
+        out[:] = job.header.fill
     tile_high, tile_wide = job.level.tile_yx
-    scratch = np.empty(tile_high * tile_wide * dtype.itemsize, np.uint8)
+    # A tile that is the window is decoded in its place.
+    is_whole = job.complete and len(job.tiles) == 1 and (high, wide) == (tile_high, tile_wide)
+    memory = out if is_whole else np.empty(tile_high * tile_wide, dtype)
+    scratch = memory.reshape(-1).view(np.uint8)
     image_rows, image_columns = _inside(job.level, job.window)
     for tile, data in zip(job.tiles, parts, strict=True):
         pixels = _decode(job, tile, data, scratch)
+        if is_whole and pixels.ctypes.data == out.ctypes.data:
+            return out
         top, left = tile[0] * tile_high, tile[1] * tile_wide
         y0, y1 = max(top, image_rows.start), min(top + tile_high, image_rows.stop)
         x0, x1 = max(left, image_columns.start), min(left + tile_wide, image_columns.stop)

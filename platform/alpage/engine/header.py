@@ -4,6 +4,8 @@ import json
 import struct
 import zlib
 from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
+from functools import cached_property, lru_cache
 from typing import Any, Self
 
 import numpy as np
@@ -91,9 +93,19 @@ class CogHeader:
         """The value of pixels that are not in the file, as a numpy scalar: nodata or 0."""
         return np.dtype(self.dtype).type(0 if self.nodata is None else self.nodata)
 
+    @cached_property
+    def _packed(self) -> bytes:
+        return self.to_bytes()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel as one buffer: Dask sends each small array of a task as a frame of its own."""
+        return _unpacked, (self._packed,)
+
     def to_bytes(self) -> bytes:
         """Return the header as bytes that `from_bytes` reads."""
-        fields = dict(vars(self))
+        fields: dict[str, Any] = {
+            one.name: getattr(self, one.name) for one in dataclass_fields(self)
+        }
         levels, arrays = [], []
         for level in fields.pop("levels"):
             plain = dict(vars(level))
@@ -126,3 +138,9 @@ class CogHeader:
             levels.append(CogLevel(offsets=offsets, bytecounts=counts, **shapes, **plain))
         fields["transform"] = tuple(fields["transform"])
         return cls(levels=tuple(levels), **fields)
+
+
+@lru_cache(maxsize=4096)
+def _unpacked(packed: bytes) -> CogHeader:
+    """Return a header that came with a task; the tasks of one scene bring the same."""
+    return CogHeader.from_bytes(packed)

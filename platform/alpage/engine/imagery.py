@@ -1,34 +1,40 @@
 """Scenes of some days over one tile, as the arrays that an observing stage sees."""
 
 import functools
-from collections.abc import Sequence
-from concurrent.futures import Executor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
+from alpage.engine.cog import Reads, Request
 from alpage.engine.header import BadCog
 from alpage.engine.inspect import QUALITY, BandSource, SceneSource
 from alpage.engine.storage import ReadCounters
-from alpage.engine.warp import read_onto
+from alpage.engine.warp import Need, is_large, need, read_onto
 from alpage.errors import SceneError
 from alpage.product import Band
 from alpage.science.masks import Quality, qa_pixel_table, scl_table
 from alpage.timeaxis import Dates
 
-Pixels = dict[str, NDArray[Any]]
-
+Array = NDArray[Any]
 Day = tuple[np.datetime64, tuple[SceneSource, ...]]
 """A day and its scenes, in the order in which they are laid."""
+Radiometry = tuple[float, float]
+"""Gain and offset."""
+FILL = np.uint8(Quality.FILL)
 
 
 @functools.cache
-def quality_table(kind: str) -> NDArray[np.uint8]:
+def quality_table(kind: str, nodata: float) -> NDArray[np.uint8]:
     """Return the table from a sensor's quality values to bits of `Quality`."""
-    return {"scl": scl_table, "qa_pixel": qa_pixel_table}[kind]()
+    table = {"scl": scl_table, "qa_pixel": qa_pixel_table}[kind]().copy()
+    if 0 <= nodata < len(table):
+        table[int(nodata)] = FILL
+    return table
 
 
 @dataclass(frozen=True)
@@ -42,14 +48,13 @@ class Imagery:
     quality: NDArray[np.uint8]
 
 
-def read_days(
-    days: Sequence[Day],
+def read_batches(
+    batches: Sequence[Sequence[Day]],
     bands: tuple[Band, ...],
     geobox: GeoBox,
-    pool: Executor,
     counters: ReadCounters,
-) -> Imagery:
-    """Return the imagery of some days on a geobox.
+) -> Iterator[Imagery]:
+    """Yield the imagery of batches of days on a geobox; the next one is fetched meanwhile.
 
     The scenes of a day are laid in their order: a pixel is taken, in all bands
     at once, from the first scene in which no band is empty and quality is not
@@ -57,66 +62,134 @@ def read_days(
     where a hole is left. Scenes of one day whose radiometry differs are brought
     to the lowest offset among them, which is exact for integer offsets.
 
-    Raises SceneError naming the scene that could not be read.
+    The arrays are filled anew for the next batch. Raises SceneError naming the
+    scene that could not be read.
     """
-    shape = (len(days), *geobox.shape.yx)
-    names = tuple(band.name for band in bands)
-    kernels = {band.name: band.kernel for band in bands} | {QUALITY: "nearest"}
-    radiometry = {name: [_common(scenes, name) for _, scenes in days] for name in names}
+    if not batches:
+        return
+    mosaic = _Mosaic(bands, geobox, max(map(len, batches)), counters)
+    flying = mosaic.fetch([scenes[0] for _, scenes in batches[0]])
+    try:
+        for number, batch in enumerate(batches):
+            arrived = flying
+            if number + 1 < len(batches):
+                flying = mosaic.fetch([scenes[0] for _, scenes in batches[number + 1]])
+            yield mosaic.lay(batch, arrived)
+    finally:
+        flying.reads.close()
 
-    def read(scene: SceneSource, name: str) -> tuple[NDArray[Any], ReadCounters]:
-        own = ReadCounters()
-        source = scene.bands[name]
+
+@dataclass(frozen=True)
+class _Fetch:
+    """The bands of some scenes, on their way."""
+
+    scenes: Sequence[SceneSource]
+    needs: Sequence[Sequence[Need]]
+    """By scene and band."""
+    numbers: Sequence[Sequence[int | None]]
+    """Of each band's window among the reads; None where it is not fetched ahead."""
+    reads: Reads
+
+
+class _Mosaic:
+    """One tile, on which scenes are laid day by day."""
+
+    def __init__(
+        self, bands: tuple[Band, ...], geobox: GeoBox, most_days: int, counters: ReadCounters
+    ) -> None:
+        self._names = tuple(band.name for band in bands)
+        self._kernels = {band.name: band.kernel for band in bands} | {QUALITY: "nearest"}
+        self._geobox = geobox
+        self._counters = counters
+        self._shape: tuple[int, int] = geobox.shape.yx
+        self._stack = np.empty((len(bands), most_days, *self._shape), dtype=np.uint16)
+        self._quality = np.empty((most_days, *self._shape), dtype=np.uint8)
+
+    def fetch(self, scenes: Sequence[SceneSource]) -> _Fetch:
+        """Return the scenes with their bytes on the way."""
+        needs: list[list[Need]] = []
+        numbers: list[list[int | None]] = []
+        requests: list[Request] = []
+        for scene in scenes:
+            needs.append([self._need(scene, name) for name in (*self._names, QUALITY)])
+            places: list[int | None] = []
+            for needed in needs[-1]:
+                ahead = not (needed.is_empty or is_large(needed))
+                places.append(len(requests) if ahead else None)
+                if ahead:
+                    requests.append((needed.header, 0, needed.window))
+            numbers.append(places)
+        return _Fetch(scenes, needs, numbers, Reads(requests, self._counters))
+
+    def lay(self, batch: Sequence[Day], first: _Fetch) -> Imagery:
+        """Return the imagery of some days, whose first scenes were fetched before."""
+        common = [[_common(scenes, name) for name in self._names] for _, scenes in batch]
+        for t, (_, scenes) in enumerate(batch):
+            bands, quality = self._stack[:, t], self._quality[t]
+            raw = self._take(first, t, common[t], bands)
+            holes = _lay(bands, quality, bands, raw, _coding(scenes[0]), True)
+            for scene in scenes[1:]:
+                if not holes:
+                    break
+                below = np.empty_like(bands)
+                raw = self._take(self.fetch([scene]), 0, common[t], below)
+                holes = _lay(bands, quality, below, raw, _coding(scene), False)
+        n = len(batch)
+        return Imagery(
+            np.array([day for day, _ in batch], dtype="datetime64[D]"),
+            {name: self._stack[b, :n] for b, name in enumerate(self._names)},
+            {n: np.array([c[b][0] for c in common], "float32") for b, n in enumerate(self._names)},
+            {n: np.array([c[b][1] for c in common], "float32") for b, n in enumerate(self._names)},
+            self._quality[:n],
+        )
+
+    def _need(self, scene: SceneSource, name: str) -> Need:
         try:
-            return read_onto(source.header, geobox, kernel=kernels[name], counters=own), own
+            return need(scene.bands[name].header, self._geobox, kernel=self._kernels[name])
         except BadCog as error:
             raise SceneError(scene.id, f"band {name}: {error}") from error
 
-    def collect(scene: SceneSource, pixels: Pixels, day: int) -> Pixels:
-        for name in names:
+    def _take(self, fetch: _Fetch, at: int, common: Sequence[Radiometry], out: Array) -> Array:
+        """Fill `out` (band, y, x) with a scene's bands and return its quality as it is coded."""
+        scene = fetch.scenes[at]
+        for b, name in enumerate(self._names):
             source = scene.bands[name]
-            pixels[name] = _normalised(pixels[name], source, radiometry[name][day])
-        raw, source = pixels[QUALITY], scene.bands[QUALITY]
-        coded = quality_table(scene.quality_kind)[raw]
-        coded[raw == source.nodata] = Quality.FILL
-        pixels[QUALITY] = coded
+            plain = source.header.dtype == "uint16" and source.nodata == 0
+            if plain and (source.gain, source.offset) == common[b]:
+                self._pixels(fetch, at, b, out[b])
+            else:
+                out[b] = _normalised(self._pixels(fetch, at, b, None), source, common[b])
+        return self._pixels(fetch, at, len(self._names), None)
+
+    def _pixels(self, fetch: _Fetch, at: int, band: int, out: Array | None) -> Array:
+        scene, needed, number = fetch.scenes[at], fetch.needs[at][band], fetch.numbers[at][band]
+        name = (*self._names, QUALITY)[band]
+        try:
+            if number is not None and needed.warp is None:
+                return fetch.reads.take(number, out)
+            if number is not None:
+                pixels = needed.onto(fetch.reads.take(number))
+            elif needed.is_empty:
+                pixels = needed.nothing()
+            else:
+                pixels = read_onto(
+                    needed.header,
+                    self._geobox,
+                    kernel=self._kernels[name],
+                    counters=self._counters,
+                )
+        except BadCog as error:
+            raise SceneError(scene.id, f"band {name}: {error}") from error
+        if out is not None:
+            out[:] = pixels
         return pixels
 
-    arrays = {name: np.zeros(shape, dtype=np.uint16) for name in names}
-    arrays[QUALITY] = np.full(shape, Quality.FILL, dtype=np.uint8)
-    first = {
-        (t, name): pool.submit(read, scenes[0], name)
-        for t, (_, scenes) in enumerate(days)
-        for name in (*names, QUALITY)
-    }
-    for t, (_, scenes) in enumerate(days):
-        holes = np.ones(geobox.shape.yx, dtype=bool)
-        for number, scene in enumerate(scenes):
-            if number == 0:
-                jobs = {name: first[t, name] for name in (*names, QUALITY)}
-            elif not holes.any():
-                break
-            else:
-                jobs = {name: pool.submit(read, scene, name) for name in (*names, QUALITY)}
-            answers = {name: job.result() for name, job in jobs.items()}
-            for _, own in answers.values():
-                counters.add(own)
-            pixels = collect(scene, {name: found for name, (found, _) in answers.items()}, t)
-            fills = holes & ~_holes(pixels, names)
-            for name, array in arrays.items():
-                np.copyto(array[t], pixels[name], where=fills)
-            holes &= ~fills
-    quality = arrays.pop(QUALITY)
-    return Imagery(
-        np.array([day for day, _ in days], dtype="datetime64[D]"),
-        arrays,
-        {name: np.array([gain for gain, _ in radiometry[name]], "float32") for name in names},
-        {name: np.array([offset for _, offset in radiometry[name]], "float32") for name in names},
-        quality,
-    )
+
+def _coding(scene: SceneSource) -> NDArray[np.uint8]:
+    return quality_table(scene.quality_kind, scene.bands[QUALITY].nodata)
 
 
-def _common(scenes: tuple[SceneSource, ...], band: str) -> tuple[float, float]:
+def _common(scenes: tuple[SceneSource, ...], band: str) -> Radiometry:
     """The radiometry that all scenes of one day are brought to: that of the lowest offset."""
     return min(
         ((scene.bands[band].gain, scene.bands[band].offset) for scene in scenes),
@@ -124,9 +197,7 @@ def _common(scenes: tuple[SceneSource, ...], band: str) -> tuple[float, float]:
     )
 
 
-def _normalised(
-    dn: NDArray[Any], source: BandSource, common: tuple[float, float]
-) -> NDArray[np.uint16]:
+def _normalised(dn: Array, source: BandSource, common: Radiometry) -> NDArray[np.uint16]:
     gain, offset = common
     empty = dn == source.nodata
     own_gain, own_offset = source.gain, source.offset
@@ -138,8 +209,34 @@ def _normalised(
     return out
 
 
-def _holes(pixels: Pixels, names: tuple[str, ...]) -> NDArray[np.bool_]:
-    holes: NDArray[np.bool_] = (pixels[QUALITY] & Quality.FILL) != 0
-    for name in names:
-        holes |= pixels[name] == 0
+@njit(cache=True, nogil=True)
+def _lay(bands: Any, quality: Any, below: Any, raw: Any, table: Any, is_first: bool) -> int:
+    """Lay a scene under what is there, or where nothing is yet; return the holes that are left.
+
+    `bands` and `below` are (band, y, x), and one array for the first scene.
+    """
+    holes = 0
+    height, width = quality.shape
+    found = np.empty(width, dtype=np.uint8)
+    for y in range(height):
+        # Loops without branches, which the compiler turns into vectors; holes are rare.
+        for x in range(width):
+            found[x] = table[raw[y, x]]
+        for b in range(len(below)):
+            for x in range(width):
+                found[x] |= FILL if below[b, y, x] == 0 else 0
+        is_broken = not is_first
+        for x in range(width):
+            is_broken |= (found[x] & FILL) != 0
+        if not is_broken:
+            quality[y] = found
+            continue
+        for x in range(width):
+            if not is_first and not quality[y, x] & FILL:
+                continue
+            is_hole = (found[x] & FILL) != 0
+            quality[y, x] = FILL if is_hole else found[x]
+            holes += is_hole
+            for b in range(len(below)):
+                bands[b, y, x] = 0 if is_hole else below[b, y, x]
     return holes

@@ -24,7 +24,7 @@ from alpage.product import Band
 
 QUALITY = "quality"
 # Enough pixels for a percentile of a scene, few enough to be one or two requests.
-LOOK_PX = 600
+LOOK_PX = 400
 CONCURRENT = 16
 
 

@@ -1,83 +1,93 @@
 """How much memory a task takes, so that it is decided before it starts."""
 
+from collections.abc import Callable
+
 from alpage.cube.layout import Layout
+from alpage.cube.shards import DAYS
 from alpage.errors import StudyError
-from alpage.product import Context, Derive, Observe
+from alpage.product import Context, Derive, Layer, Observe, Summarise
 from alpage.timeaxis import Calendar
 
 # A worker with every import done and its kernels compiled, as measured by benchmarks/fused.py.
 BASE_BYTES = 420 * 2**20
 # The part of a worker's memory that a plan may fill: below dask's own limits (0.7 spills).
 USABLE = 0.65
-# Digital numbers, quality, and what a function makes of them, per band and pixel of a batch.
-BATCH_BYTES_PER_BAND = 8
-# Acquisitions of a tile are rarely denser than one in two days.
-OBSERVED_FRACTION = 0.5
+# What a function makes of digital numbers and quality, per band and pixel of a batch.
+FUNCTION_BYTES_PER_BAND = 8
+# More gain nothing: the next batch is fetched meanwhile, and these stay in the core's cache.
+MOST_BATCH_DAYS = 8
+
+MostDays = Callable[[int], int]
+"""The most days with an acquisition over one tile, of so many consecutive days."""
 
 
-def batch_px(layout: Layout, memory_gib: float, context: Context) -> int:
-    """Return how many pixels of one band an observing task may hold at once.
+def batch_days(layout: Layout, memory_gib: float, context: Context, most: MostDays) -> int:
+    """Return how many days an observing task may hold at once.
 
-    Raises StudyError where not even one day of a tile fits beside the block's layers.
+    Raises StudyError where not even one fits beside the block's layers.
     """
-    usable = memory_gib * 2**30 * USABLE - BASE_BYTES
-    smallest = None
-    for stage in layout.product.stages:
-        if not isinstance(stage, Observe):
-            continue
-        dense = dense_bytes(layout, stage)
-        day_px = (layout.grid.tile_px + 2 * stage.halo_px(context)) ** 2
-        per_px = BATCH_BYTES_PER_BAND * (len(stage.bands) + 1)
-        room = int((usable - dense) // per_px)
-        if room < day_px:
-            needed = (BASE_BYTES + dense + day_px * per_px) / USABLE / 2**30
-            raise StudyError(
-                f"cluster.memory_gib: expected at least {needed:.1f} for tiles of "
-                f"{layout.grid.tile_px} px and windows of "
-                f"{layout.axes[Calendar.DAY].window} days, got {memory_gib:g}; "
-                "or make grid.tile_px or grid.window_days smaller"
-            )
-        # Larger batches than this gain nothing: eight fetches are under way anyway.
-        room = min(room, 32 * day_px)
-        smallest = room if smallest is None else min(smallest, room)
-    return smallest or 1
+    usable = int(memory_gib * 2**30 * USABLE)
+    for days in range(MOST_BATCH_DAYS, 0, -1):
+        peak = peak_bytes(layout, days, context, most)
+        if peak <= usable:
+            return days
+    raise StudyError(
+        f"cluster.memory_gib: expected at least {peak / USABLE / 2**30:.1f} for tiles of "
+        f"{layout.grid.tile_px} px and windows of {layout.axes[Calendar.DAY].window} days, got "
+        f"{memory_gib:g}; or make grid.tile_px or grid.window_days smaller"
+    )
 
 
-def dense_bytes(layout: Layout, stage: Observe | Derive) -> int:
-    """Return the bytes of a block's dense layers, and of one more while it is encoded."""
-    area = layout.grid.tile_px**2
-    sizes = [
-        area * layout.axes[layer.calendar].window * _itemsize(layer.dtype) for layer in stage.layers
-    ]
-    return sum(sizes) + max(sizes, default=0)
-
-
-def peak_bytes(layout: Layout, batch: int, context: Context) -> int:
+def peak_bytes(layout: Layout, batch: int, context: Context, most: MostDays) -> int:
     """Return the most memory that one worker will hold during a run."""
     peaks = [0]
-    area = layout.grid.tile_px**2
     for stage in layout.product.stages:
         match stage:
             case Observe():
-                per_px = BATCH_BYTES_PER_BAND * (len(stage.bands) + 1)
-                peaks.append(dense_bytes(layout, stage) + batch * per_px)
+                peaks.append(_observing(layout, stage, batch, context, most))
             case Derive():
-                peaks.append(dense_bytes(layout, stage) + area * _read_slots(layout, stage))
+                peaks.append(_reading(layout, stage, most) + _writing(layout, stage.layers))
+            case Summarise():
+                peaks.append(_reading(layout, stage, most))
             case _:
                 pass
     return BASE_BYTES + max(peaks)
 
 
-def _read_slots(layout: Layout, stage: Derive) -> int:
-    """Bytes per pixel of the layers that a deriving block reads."""
-    calendar = layout.product.layer(stage.reads[0]).calendar
-    axis = layout.axes[stage.layers[0].calendar]
+def _observing(layout: Layout, stage: Observe, batch: int, context: Context, most: MostDays) -> int:
+    area = layout.grid.tile_px**2
+    batch_px = batch * (layout.grid.tile_px + 2 * stage.halo_px(context)) ** 2
+    imagery = batch_px * (2 * len(stage.bands) + 1)
+    # This batch decoded and, compressed, its rest and the next; compressed is not more than raw.
+    bands = 3 * imagery + batch_px * FUNCTION_BYTES_PER_BAND * (len(stage.bands) + 1)
+    days = most(layout.axes[Calendar.DAY].window)
+    sizes = [area * _itemsize(layer) for layer in stage.layers]
+    # Days whose inner chunks are not complete yet, and the shards so far; one is then joined.
+    kept = min(days, DAYS + batch)
+    return bands + (kept + days) * sum(sizes) + days * max(sizes, default=0)
+
+
+def _reading(layout: Layout, stage: Derive | Summarise, most: MostDays) -> int:
+    """The layers that a block reads, and the bytes of one shard of them."""
+    area = layout.grid.tile_px**2
+    layers = [layout.product.layer(path) for path in stage.reads]
+    axis, calendar = layout.axes[layout.steps[stage.name]], layers[0].calendar
+    margin = stage.margin_days if isinstance(stage, Derive) else 0
     about = axis.block_span(axis.first_block)
-    slots = len(about.on(calendar, margin_days=stage.margin_days))
+    read = slots = len(about.on(calendar, margin_days=margin))
+    window = layout.axes[calendar].window
     if calendar is Calendar.DAY:
-        slots = int(slots * OBSERVED_FRACTION)
-    return slots * sum(_itemsize(layout.product.layer(path).dtype) for path in stage.reads)
+        read, window = most(slots), most(window)
+    sizes = [area * _itemsize(layer) for layer in layers]
+    return read * sum(sizes) + window * max(sizes)
 
 
-def _itemsize(dtype: str) -> int:
-    return int(dtype.removeprefix("u").removeprefix("int")) // 8
+def _writing(layout: Layout, layers: tuple[Layer, ...]) -> int:
+    """The layers that a function made, once more where they are cut, and one as a shard."""
+    area = layout.grid.tile_px**2
+    sizes = [area * layout.axes[layer.calendar].window * _itemsize(layer) for layer in layers]
+    return sum(sizes) + 2 * max(sizes)
+
+
+def _itemsize(layer: Layer) -> int:
+    return int(layer.dtype.removeprefix("u").removeprefix("int")) // 8

@@ -26,7 +26,7 @@ from alpage.cube.store import MAIN, CubeStore
 from alpage.engine.bill import Bill, draw_bill
 from alpage.engine.header import CogHeader
 from alpage.engine.inspect import SceneSource, inspect_scenes, read_band
-from alpage.engine.memory import batch_px
+from alpage.engine.memory import batch_days
 from alpage.engine.relief import read_relief
 from alpage.engine.shared import Shared
 from alpage.engine.storage import ReadCounters
@@ -147,18 +147,19 @@ def make_plan(
         before = Layout(product, grid, old, zones, shapes)
         axes = {calendar: axis.joined(old[calendar]) for calendar, axis in axes.items()}
     layout = Layout(product, grid, axes, zones, shapes)
+    index = _index(layout, context, merged, {})
     shared = Shared(
         product,
         parameters,
         layout,
         context,
         study.locate(study.dem) if study.dem else None,
-        batch_px(layout, study.cluster.memory_gib, context),
+        batch_days(layout, study.cluster.memory_gib, context, index.most_days),
     )
     zones_changed = identity is not None and identity["zones"] != about["zones"]
     work = Work(
         layout,
-        _index(shared, merged, {}),
+        index,
         _ledger(found, layout, before, zones_changed),
         digest({key: about[key] for key in IDENTITY_KEYS}),
         geometries,
@@ -183,7 +184,7 @@ def make_plan(
     )
     inspect_needed(plan)
     plan.bill = draw_bill(
-        work, plan.sources, context, shared.batch_px, found, plan.inspection, settings()
+        work, plan.sources, context, shared.batch_days, found, plan.inspection, settings()
     )
     return plan
 
@@ -191,7 +192,9 @@ def make_plan(
 def inspect_needed(plan: Plan) -> None:
     """Look at every scene that a block to do reads, until none is left that was not seen."""
     product = plan.shared.product
-    plan.work.index = _index(plan.shared, plan.scenes, plan.quarantined)
+    shared = plan.shared
+    if plan.quarantined:
+        plan.work.index = _index(shared.layout, shared.context, plan.scenes, plan.quarantined)
     while True:
         needed: dict[str, Scene] = {}
         for stage in product.stages:
@@ -208,13 +211,15 @@ def inspect_needed(plan: Plan) -> None:
             if plan.study.on_bad_scene == "stop":
                 name, reason = next(iter(rejected.items()))
                 raise ArchiveError(f"on_bad_scene is stop, and scene {name} is bad: {reason}")
-            plan.work.index = _index(plan.shared, plan.scenes, plan.quarantined)
+            plan.work.index = _index(shared.layout, shared.context, plan.scenes, plan.quarantined)
 
 
-def _index(shared: Shared, scenes: SceneList, quarantined: Mapping[str, str]) -> SceneIndex:
-    observing = [stage for stage in shared.product.stages if isinstance(stage, Observe)]
-    halo = max((stage.halo_px(shared.context) for stage in observing), default=0)
-    return SceneIndex(shared.layout, (s for s in scenes.scenes if s.id not in quarantined), halo)
+def _index(
+    layout: Layout, context: Context, scenes: SceneList, quarantined: Mapping[str, str]
+) -> SceneIndex:
+    observing = [stage for stage in layout.product.stages if isinstance(stage, Observe)]
+    halo = max((stage.halo_px(context) for stage in observing), default=0)
+    return SceneIndex(layout, (s for s in scenes.scenes if s.id not in quarantined), halo)
 
 
 def _tiles(study: Study, grid: Grid) -> frozenset[Tile]:

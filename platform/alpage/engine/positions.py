@@ -80,11 +80,20 @@ class Block:
 
 def grids(header: CogHeader, geobox: GeoBox) -> tuple[Source, Block]:
     """Return both grids. Raises `ValueError` for a rotated block."""
+    return source_of(header), block_of(geobox)
+
+
+def source_of(header: CogHeader) -> Source:
+    """Return a file's grid."""
+    return Source(header.crs, header.transform, header.shape_yx)
+
+
+def block_of(geobox: GeoBox) -> Block:
+    """Return a block's grid. Raises `ValueError` for a rotated one."""
     transform = tuple(geobox.transform)[:6]
     if transform[1] or transform[3]:
         raise ValueError(f"expected a block whose rows run along x, got the transform {transform}")
-    source = Source(header.crs, header.transform, header.shape_yx)
-    return source, Block(str(geobox.crs), transform, geobox.shape.yx)
+    return Block(str(geobox.crs), transform, geobox.shape.yx)
 
 
 def same_crs(source: Source, block: Block) -> bool:

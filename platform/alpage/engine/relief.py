@@ -8,7 +8,7 @@ from shapely.geometry import box
 from shapely.geometry.base import BaseGeometry
 
 from alpage.cube.ledger import digest
-from alpage.engine.block import inside, read_elevation
+from alpage.engine.rasters import inside, read_elevation
 from alpage.engine.storage import ReadCounters
 from alpage.errors import StudyError
 from alpage.grid import Grid

@@ -21,10 +21,11 @@ from distributed import Client, Future, as_completed
 from alpage.cube import layout as cube_layout
 from alpage.cube.ledger import COSTS, NOTHING, BlockId
 from alpage.cube.store import CubeStore
-from alpage.engine.block import Done, Task, run_block
+from alpage.engine.block import run_block
 from alpage.engine.plan import Plan, inspect_needed
 from alpage.engine.relief import area_on
 from alpage.engine.shared import SharedText, pack
+from alpage.engine.task import Done, Task
 from alpage.errors import (
     AlpageError,
     ArchiveError,

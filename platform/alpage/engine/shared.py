@@ -25,8 +25,8 @@ class Shared:
     context: Context
     dem: str | None
     """Where the elevation raster lies."""
-    batch_px: int
-    """Pixels of one band that an observing stage holds at once: bounds a task's memory."""
+    batch_days: int
+    """Days that an observing stage holds at once: bounds a task's memory."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class SharedText:
     table_shapes: dict[str, tuple[int, ...]]
     context: bytes
     dem: str | None
-    batch_px: int
+    batch_days: int
 
 
 def pack(study_json: str, folder: Path, shared: Shared) -> SharedText:
@@ -54,7 +54,7 @@ def pack(study_json: str, folder: Path, shared: Shared) -> SharedText:
         dict(shared.layout.table_shapes),
         pickle.dumps(shared.context),
         shared.dem,
-        shared.batch_px,
+        shared.batch_days,
     )
 
 
@@ -78,4 +78,4 @@ def _unpack(packed: bytes) -> Shared:
         text.table_shapes,
     )
     parameters = study.load_parameters(product)
-    return Shared(product, parameters, layout, context, text.dem, text.batch_px)
+    return Shared(product, parameters, layout, context, text.dem, text.batch_days)

@@ -4,116 +4,56 @@ Stores are built in the process that uses them, one per bucket or host; only hre
 between workers.
 """
 
+import contextlib
 import os
 import random
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import obstore
-from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
-from obstore.store import HTTPStore, LocalStore, ObjectStore, S3Store
-from pydantic import AliasChoices, Field, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from obstore.exceptions import BaseError
+from obstore.store import HTTPStore, LocalStore, ObjectStore
 
 from alpage.engine.hrefs import Place, place_of, safe_name
 from alpage.errors import StorageError
+from alpage.objectstore import (
+    RETRIES,
+    TIMEOUTS,
+    StorageSettings,
+    bucket_store,
+    forget_environment,
+    reason,
+    settings,
+)
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, RetryConfig
+    from obstore.store import ClientConfig
 
-RETRIES: "RetryConfig" = {"max_retries": 10}  # with obstore's jittered exponential backoff
-TIMEOUTS: "ClientConfig" = {"connect_timeout": "10s", "timeout": "120s"}
+__all__ = [
+    "ReadCounters",
+    "StorageSettings",
+    "announce",
+    "fetch_head",
+    "fetch_ranges",
+    "forget",
+    "gdal_path",
+    "is_local",
+    "locate",
+    "merge",
+    "settings",
+]
+
 BODY_TRIES = 10
 MERGE_GAP = 256 * 1024
 """Bytes read for nothing rather than asking twice: about one round trip's worth."""
 REQUEST_BYTES = 8 * 2**20
 """A merged request grows no further: two at once are then faster than a larger one."""
-
-
-class StorageSettings(BaseSettings):
-    """How object stores are reached, from the environment.
-
-    Keys are no fields of it: obstore and GDAL read AWS_ACCESS_KEY_ID and its kin themselves.
-    ALPAGE_PLAIN_HTTP_HOSTS, comma separated, names hosts of a trusted network that may be read
-    without TLS, besides this machine.
-
-    >>> StorageSettings(AWS_ENDPOINT_URL="http://127.0.0.1:7070").gdal_options()["AWS_HTTPS"]
-    'NO'
-    """
-
-    model_config = SettingsConfigDict(frozen=True, env_prefix="ALPAGE_", extra="ignore")
-
-    endpoint: str | None = Field(
-        default=None,
-        validation_alias=AliasChoices("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
-    )
-    region: str = Field(
-        default="us-east-1", validation_alias=AliasChoices("AWS_REGION", "AWS_DEFAULT_REGION")
-    )
-    allow_http: bool | None = Field(default=None, validation_alias="AWS_ALLOW_HTTP")
-    """Whether an http:// endpoint is spoken to; unset means as the endpoint says."""
-    skip_signature: bool = Field(
-        default=False, validation_alias=AliasChoices("AWS_SKIP_SIGNATURE", "AWS_NO_SIGN_REQUEST")
-    )
-    request_payer: str | None = Field(default=None, validation_alias="AWS_REQUEST_PAYER")
-    plain_http_hosts: Annotated[frozenset[str], NoDecode] = frozenset()
-
-    @field_validator("plain_http_hosts", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        if isinstance(value, str):
-            return frozenset(name.strip().lower() for name in value.split(",") if name.strip())
-        return value
-
-    @property
-    def requester_pays(self) -> bool:
-        """Whether reads are charged to us."""
-        return (self.request_payer or "").lower() in {"requester", "true", "1"}
-
-    @property
-    def http_endpoint(self) -> bool:
-        """Whether S3 is spoken without TLS."""
-        return (self.endpoint or "").startswith("http://") and self.allow_http is not False
-
-    def s3_store(self, bucket: str) -> S3Store:
-        """Return a store for the bucket, path style when an endpoint is given."""
-        config: Any = {
-            "region": self.region,
-            "skip_signature": self.skip_signature,
-            "request_payer": self.requester_pays,
-        }
-        if self.endpoint:
-            config |= {"endpoint": self.endpoint, "virtual_hosted_style_request": False}
-        client: ClientConfig = {**TIMEOUTS, "allow_http": self.http_endpoint}
-        try:
-            return S3Store(bucket, config=config, client_options=client, retry_config=RETRIES)
-        except BaseError as error:
-            told = str(error).splitlines()[0]
-            raise StorageError(f"s3://{bucket}: {told}: check the AWS_ variables") from None
-
-    def gdal_options(self) -> dict[str, str]:
-        """Return GDAL's configuration options that say the same as these settings."""
-        options = {
-            "AWS_REGION": self.region,
-            "AWS_NO_SIGN_REQUEST": "YES" if self.skip_signature else "NO",
-            "GDAL_HTTP_MAX_RETRY": "8",
-            "GDAL_HTTP_RETRY_DELAY": "0.3",
-            "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-        }
-        if self.requester_pays:
-            options["AWS_REQUEST_PAYER"] = "requester"
-        if self.endpoint:
-            options["AWS_S3_ENDPOINT"] = self.endpoint.split("://", 1)[-1].rstrip("/")
-            options["AWS_HTTPS"] = "NO" if self.http_endpoint else "YES"
-            options["AWS_VIRTUAL_HOSTING"] = "FALSE"
-        return options
 
 
 @dataclass
@@ -138,15 +78,9 @@ class ReadCounters:
         self.retries += other.retries
 
 
-@cache
-def settings() -> StorageSettings:
-    """Return this process's settings, read from the environment once."""
-    return StorageSettings()
-
-
 def forget() -> None:
     """Drop settings and stores, so that a changed environment is read again."""
-    settings.cache_clear()
+    forget_environment()
     _place.cache_clear()
     _store.cache_clear()
 
@@ -244,6 +178,16 @@ def fetch_ranges(
     return _cut(ranges, merged, found)
 
 
+def announce(href: str, ranges: Sequence[tuple[int, int]]) -> None:
+    """Let the kernel bring parts of a local file into memory while something else is done."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    # Whoever reads it is told why it cannot be.
+    with contextlib.suppress(OSError), Path(_place(href).path).open("rb", buffering=0) as file:
+        for start, length in ranges:
+            os.posix_fadvise(file.fileno(), start, length, os.POSIX_FADV_WILLNEED)
+
+
 def merge(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Return the (start, end) spans to ask for, so that every (offset, length) lies in one.
 
@@ -292,11 +236,7 @@ def _asked(
 def _reason(error: Exception) -> str:
     if isinstance(error, _ShortAnswerError):
         return f"answers came short {BODY_TRIES} times: try again later"
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError):
-        return "the store refused us: check the keys in the environment and the bucket's policy"
-    status = re.search(r"status(?: code)?:? (\d{3})", str(error), re.IGNORECASE)
-    told = f"status {status[1]}" if status else type(error).__name__
-    return f"the store could not be read ({told}): check endpoint, region and network"
+    return reason(error)
 
 
 def _local(place: Place, href: str) -> FileIO:
@@ -340,6 +280,6 @@ def _store(scheme: str, root: str) -> ObjectStore:
     if scheme == "file":
         return LocalStore()
     if scheme == "s3":
-        return settings().s3_store(root)
+        return bucket_store(root)
     client: ClientConfig = {**TIMEOUTS, "allow_http": scheme == "http"}
     return HTTPStore(f"{scheme}://{root}", client_options=client, retry_config=RETRIES)

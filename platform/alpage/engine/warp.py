@@ -10,6 +10,7 @@ Only full resolution is read: overviews are mostly made by picking pixels, so th
 are not the averages of the image.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -21,11 +22,33 @@ from odc.geo.geobox import GeoBox
 from alpage.engine.cog import Window, read_window
 from alpage.engine.header import BadCog, CogHeader
 from alpage.engine.hrefs import safe_name
-from alpage.engine.positions import Block, Source, grids, outline, positions, rim, same_crs, scale
+from alpage.engine.positions import (
+    Block,
+    Source,
+    block_of,
+    grids,
+    outline,
+    positions,
+    rim,
+    same_crs,
+    scale,
+    source_of,
+)
 from alpage.engine.sampling import STEPS, Kernel, Positions, reach, sample
 from alpage.engine.storage import ReadCounters
 
-__all__ = ["Kernel", "Placement", "needed_window", "placement", "read_onto", "touches"]
+__all__ = [
+    "Kernel",
+    "Need",
+    "Placement",
+    "is_large",
+    "need",
+    "needed_window",
+    "needed_windows",
+    "placement",
+    "read_onto",
+    "touches",
+]
 
 MAX_SOURCE_PX = 32 * 2**20
 """A block that needs more of a file is computed in halves: the values are the same."""
@@ -49,6 +72,15 @@ class Placement:
     factor_yx: tuple[int, int] = (1, 1)
 
 
+@dataclass(frozen=True)
+class Warp:
+    """Where a block's pixel centres lie in a file, and the size of its pixels there."""
+
+    rows: Positions
+    columns: Positions
+    scale_yx: tuple[float, float]
+
+
 def placement(header: CogHeader, geobox: GeoBox) -> Placement:
     """Return how the file's pixels lie under the block's, to 1/8192 of a pixel."""
     return _placement(*grids(header, geobox))
@@ -60,10 +92,24 @@ def needed_window(header: CogHeader, geobox: GeoBox, *, kernel: Kernel = "cubic"
     May leave the image; (0, 0, 0, 0) where the block has no place in the file's CRS.
     """
     source, block = grids(header, geobox)
+    return _needed_window(source, block, kernel, safe_name(header.href))
+
+
+def needed_windows(headers: Iterable[tuple[CogHeader, Kernel]], geobox: GeoBox) -> Iterator[Window]:
+    """Yield `needed_window` of many files for one block: files of one grid are worked out once."""
+    block, known = block_of(geobox), {}
+    for header, kernel in headers:
+        key = header.crs, header.transform, header.shape_yx, kernel
+        if key not in known:
+            known[key] = _needed_window(source_of(header), block, kernel, safe_name(header.href))
+        yield known[key]
+
+
+def _needed_window(source: Source, block: Block, kernel: Kernel, name: str) -> Window:
     lies = _placement(source, block)
     if lies.kind == "aligned" or (lies.kind == "repeat" and kernel == "nearest"):
         return lies.window
-    return _window(*rim(source, block), _scale_of(header, source, block), kernel)
+    return _window(*rim(source, block), _scale_of(name, source, block), kernel)
 
 
 def touches(header: CogHeader, geobox: GeoBox) -> bool:
@@ -74,6 +120,57 @@ def touches(header: CogHeader, geobox: GeoBox) -> bool:
         return True
     left, bottom, right, top = geobox.boundingbox.bbox
     return bool(bounds[0] < right and left < bounds[2] and bounds[1] < top and bottom < bounds[3])
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a file's band takes to lie on a block's pixels."""
+
+    header: CogHeader
+    block: Block
+    kernel: Kernel
+    window: Window
+    """Pixels of the file to read; none of them (no rows, no columns) where it has nothing."""
+    warp: Warp | None
+    """How they are brought onto the block; None where they lie on it already."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the file has no pixel for the block."""
+        return self.window[2] * self.window[3] == 0
+
+    def onto(self, pixels: Array) -> Array:
+        """Return the window's pixels on those of the block, in the dtype of the file."""
+        if self.warp is None:
+            return pixels
+        return sample(
+            pixels,
+            self.warp.rows,
+            self.warp.columns,
+            corner_yx=self.window[:2],
+            kernel=self.kernel,
+            scale_yx=self.warp.scale_yx,
+            nodata=self.header.nodata,
+        )
+
+    def nothing(self) -> Array:
+        """Return the block without a pixel of the file: its nodata, 0 where it states none."""
+        return np.full(self.block.shape_yx, self.header.fill)
+
+
+def need(header: CogHeader, geobox: GeoBox, *, kernel: Kernel) -> Need:
+    """Return what has to be read of a file for a block, and what to do with it. Reads nothing.
+
+    Raises as `read_onto`.
+    """
+    source, block = grids(header, geobox)
+    lies = _placement(source, block)
+    if lies.kind == "aligned":
+        return Need(header, block, kernel, lies.window, None)
+    scale_yx = _scale_of(safe_name(header.href), source, block)
+    rows, columns = positions(source, block)
+    window = _inside(_window(rows, columns, scale_yx, kernel), source.shape_yx)
+    return Need(header, block, kernel, window, Warp(rows, columns, scale_yx))
 
 
 def read_onto(
@@ -100,26 +197,17 @@ def read_onto(
     Raises `BadCog` for damaged tiles and files without a place in the block's CRS,
     `alpage.errors.StorageError`, and `ValueError` for a rotated block.
     """
-    source, block = grids(header, geobox)
-    lies = _placement(source, block)
-    if lies.kind == "aligned":
-        return read_window(header, lies.window, counters=counters)
-    scale_yx = _scale_of(header, source, block)
-    rows, columns = positions(source, block)
-    window = _inside(_window(rows, columns, scale_yx, kernel), source.shape_yx)
-    if window[2] * window[3] == 0:
-        return np.full(block.shape_yx, header.fill)
-    if window[2] * window[3] > MAX_SOURCE_PX and max(block.shape_yx) > 1:
+    needed = need(header, geobox, kernel=kernel)
+    if needed.is_empty:
+        return needed.nothing()
+    if is_large(needed) and max(needed.block.shape_yx) > 1:
         return _in_halves(header, geobox, kernel, counters)
-    return sample(
-        read_window(header, window, counters=counters),
-        rows,
-        columns,
-        corner_yx=window[:2],
-        kernel=kernel,
-        scale_yx=scale_yx,
-        nodata=header.nodata,
-    )
+    return needed.onto(read_window(header, needed.window, counters=counters))
+
+
+def is_large(needed: Need) -> bool:
+    """Return whether a block's part of a file is more than is held at once."""
+    return needed.warp is not None and needed.window[2] * needed.window[3] > MAX_SOURCE_PX
 
 
 def _in_halves(
@@ -134,10 +222,10 @@ def _in_halves(
     return np.concatenate(halves, axis=0 if height >= width else 1)
 
 
-def _scale_of(header: CogHeader, source: Source, block: Block) -> tuple[float, float]:
+def _scale_of(name: str, source: Source, block: Block) -> tuple[float, float]:
     found = scale(source, block.crs, (block.transform[4], block.transform[0]))
     if not np.isfinite(found).all():
-        raise BadCog(safe_name(header.href), f"its centre has no place in {block.crs[:80]}")
+        raise BadCog(name, f"its centre has no place in {block.crs[:80]}")
     return found
 
 

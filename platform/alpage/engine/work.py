@@ -17,10 +17,13 @@ from alpage.archive.scene import Scene
 from alpage.archive.scenes import mosaic_order
 from alpage.cube.layout import Layout
 from alpage.cube.ledger import NOTHING, BlockId, Fingerprint, Ledger, digest
-from alpage.engine.block import segment_span
+from alpage.engine.segments import segment_span
 from alpage.grid import Tile
 from alpage.product import Derive, Gather, Observe, Stage, Summarise
 from alpage.timeaxis import ONE_DAY, Calendar, slot_of
+
+ScenesOfDays = tuple[tuple[int, tuple[Scene, ...]], ...]
+"""Day slots, each with its scenes in the order in which they are laid."""
 
 
 class SceneIndex:
@@ -45,10 +48,16 @@ class SceneIndex:
                 days[tile].add(day)
             if tiles:
                 self.day_counts[day] += 1
+        self._ordered: dict[tuple[Tile, int], ScenesOfDays] = {}
         self._days = {tile: np.array(sorted(found)) for tile, found in days.items()}
 
-    def scenes(self, tile: Tile, block: int) -> tuple[tuple[int, tuple[Scene, ...]], ...]:
+    def scenes(self, tile: Tile, block: int) -> ScenesOfDays:
         """Return the days with scenes over a tile in a block, each with its scenes in order."""
+        if (tile, block) not in self._ordered:
+            self._ordered[tile, block] = self._in_order(tile, block)
+        return self._ordered[tile, block]
+
+    def _in_order(self, tile: Tile, block: int) -> ScenesOfDays:
         by_day: dict[int, list[Scene]] = defaultdict(list)
         for scene in self._by_place.get((tile, block), ()):
             by_day[int(slot_of(Calendar.DAY, scene.solar_day))].append(scene)
@@ -61,6 +70,16 @@ class SceneIndex:
             return ()
         lo, hi = np.searchsorted(found, [first, stop])
         return tuple(int(day) for day in found[lo:hi])
+
+    def most_days(self, length: int) -> int:
+        """Return the most days with scenes over one tile among so many consecutive days."""
+        return max(
+            (
+                int(np.max(np.searchsorted(days, days + length) - np.arange(len(days))))
+                for days in self._days.values()
+            ),
+            default=0,
+        )
 
 
 @dataclass

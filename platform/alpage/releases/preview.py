@@ -2,20 +2,18 @@
 
 import io
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
-from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from alpage.releases.contents import Contents, Group, Variable
 from alpage.releases.geozarr import bounds
 from alpage.timeaxis import Calendar
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LONGEST_SIDE_PX = 1000
 SEQUENTIAL = "viridis"
@@ -44,6 +42,9 @@ def draw_preview(root: zarr.Group, contents: Contents, path: str, title: str) ->
     Axes carry the grid's coordinates, colours a bar with units or a legend of flags. Empty
     pixels are transparent. Large grids are thinned: pixels are left out, not averaged.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     picture = _latest(root, contents, path)
     if picture is None:
         return None
@@ -73,7 +74,7 @@ def draw_preview(root: zarr.Group, contents: Contents, path: str, title: str) ->
     return buffer.getvalue()
 
 
-def _draw_values(figure: Figure, axes: Any, picture: Picture, extent: Any) -> None:
+def _draw_values(figure: "Figure", axes: Any, picture: Picture, extent: Any) -> None:
     attributes = picture.variable.attributes
     values = picture.pixels * float(attributes.get("scale_factor", 1.0))
     shown = np.ma.masked_array(values, picture.empty)
@@ -90,7 +91,11 @@ def _draw_values(figure: Figure, axes: Any, picture: Picture, extent: Any) -> No
     bar.ax.tick_params(colors=INK)
 
 
-def _draw_flags(figure: Figure, axes: Any, picture: Picture, extent: Any) -> None:
+def _draw_flags(figure: "Figure", axes: Any, picture: Picture, extent: Any) -> None:
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+    from matplotlib.patches import Patch
+
     attributes = picture.variable.attributes
     meanings = attributes["flag_meanings"].split()
     flags = dict(zip(attributes["flag_values"], meanings, strict=True))

@@ -22,6 +22,7 @@ import zarr
 from alpage.archive.scenes import SceneList
 from alpage.cube.store import CubeStore
 from alpage.errors import CubeBusy, StorageError
+from alpage.objectstore import on_s3, touch
 from alpage.releases.contents import Contents, read_contents
 from alpage.releases.copy import copy_groups
 from alpage.releases.geozarr import geozarr_attributes
@@ -87,6 +88,8 @@ def publish_release(
     StorageError
         The destination cannot be written, or holds releases of something else.
     """
+    if on_s3(destination):
+        touch(destination)
     return publish_on(shelf_at(destination), CubeStore.open(cube_url), snapshot, scenes, about)
 
 

@@ -4,15 +4,14 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import LocalStore, ObjectStore
 
-from alpage.cube.store import is_local, local_path
-from alpage.engine.storage import settings
+from alpage.cube.place import is_local, local_path
 from alpage.errors import StorageError
+from alpage.objectstore import bucket_store, on_s3, reason, split
 
 if TYPE_CHECKING:
     from obstore import UpdateVersion
@@ -69,7 +68,7 @@ class Shelf:
         """Write an object, whatever is there."""
         try:
             obstore.put(self.store, self.key(path), content, attributes=self._attributes(path))
-        except BaseError as error:
+        except (BaseError, FileNotFoundError) as error:
             raise self.failure("write", path, error) from None
 
     def replace(self, path: str, content: bytes, expected: tuple[bytes, str | None] | None) -> bool:
@@ -85,16 +84,17 @@ class Shelf:
             # A PUT whose answer was lost is tried again, and then meets its own work.
             found = self.read(path)
             return found is not None and found[0] == content
-        except BaseError as error:
+        except (BaseError, FileNotFoundError) as error:
             raise self.failure("write", path, error) from None
         return True
 
     def failure(self, what: str, path: str, error: BaseException) -> StorageError:
         """Return the failure to raise, not chained: an S3 answer may repeat what was signed."""
-        return StorageError(
-            f"release: cannot {what} {self.href(path)} ({type(error).__name__}): check that the "
-            "place exists, the keys in the environment and the bucket's policy"
-        )
+        if self.conditional:
+            told = reason(error)
+        else:
+            told = f"{type(error).__name__}: check that the place exists and may be written"
+        return StorageError(f"release: cannot {what} {self.href(path)}: {told}")
 
     def _attributes(self, path: str) -> dict[str, str] | None:
         media_type = MEDIA_TYPES.get(Path(path).suffix)
@@ -114,9 +114,9 @@ def shelf_at(url: str) -> Shelf:
         except (OSError, BaseError) as error:
             raise StorageError(f"release: cannot write to {path}: {error}") from error
         return Shelf(str(path), store, "", conditional=False)
-    parts = urlsplit(url)
-    if parts.scheme != "s3" or not parts.netloc:
-        raise StorageError(f"release: expected a folder or an s3:// URL, got {parts.scheme}://")
-    prefix = parts.path.strip("/")
-    bare = f"s3://{parts.netloc}" + (f"/{prefix}" if prefix else "")
-    return Shelf(bare, settings().s3_store(parts.netloc), prefix, conditional=True)
+    if not on_s3(url):
+        got = url.split("://")[0]
+        raise StorageError(f"release: expected a folder or an s3:// URL, got {got}://")
+    bucket, prefix = split(url)
+    bare = f"s3://{bucket}" + (f"/{prefix}" if prefix else "")
+    return Shelf(bare, bucket_store(bucket), prefix, conditional=True)

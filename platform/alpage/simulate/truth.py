@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from rasterio.features import rasterize
 
@@ -16,6 +16,9 @@ from alpage.simulate.seasons import LAND_COVER, lake_level, snow_line, unit_cove
 from alpage.simulate.spec import PIXEL_M, ValleySpec, days_between, main_tile
 from alpage.simulate.terrain import F32, UNIT_COUNT, landscape
 from alpage.simulate.zones import Zone
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 START_FRACTION, END_FRACTION = 0.25, 0.15
 VEGETATED = ("field", "forest", "alp_meadow")
@@ -77,12 +80,14 @@ def true_occurrence(spec: ValleySpec, first: date, last: date) -> F32:
     return ((levels.size - dry) / levels.size).astype(np.float32)
 
 
-def daily_tables(spec: ValleySpec) -> dict[str, pd.DataFrame]:
+def daily_tables(spec: ValleySpec) -> dict[str, "pd.DataFrame"]:
     """Lake area, snow line and snow cover fraction of every day of the period.
 
     Keys are file names without suffix: ``lake_area`` (date, area_m2), ``snow_line``
     (date, elevation_m), ``snow_cover_fraction`` (date, fraction of the whole main grid).
     """
+    import pandas as pd
+
     z = np.sort(landscape(spec, main_tile(spec)).z, axis=None)
     levels, lines = _levels(spec, spec.days), _snow_lines(spec, spec.days)
     wet = np.searchsorted(z, levels, side="left")
@@ -136,12 +141,14 @@ def season_of(ndvi: NDArray[np.float64]) -> tuple[float, int, float]:
     return float(start) + 1, peak + 1, float(end) + 1
 
 
-def vegetation_tables(spec: ValleySpec, zones: Sequence[Zone]) -> dict[str, pd.DataFrame]:
+def vegetation_tables(spec: ValleySpec, zones: Sequence[Zone]) -> dict[str, "pd.DataFrame"]:
     """Season dates per vegetated zone and calendar year, and NDVI per zone and day.
 
     Keys: ``phenology`` (zone, year, start, peak, end; days of the year) for every calendar year
     that the period touches, and ``ndvi`` (zone, date, ndvi).
     """
+    import pandas as pd
+
     seasons, curves = [], []
     for zone in zones:
         if zone.kind not in VEGETATED:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import geopandas as gpd
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.features import shapes
@@ -64,6 +63,8 @@ def make_zones(spec: ValleySpec) -> tuple[Zone, ...]:
 
 def write_zones(path: Path, zones: Sequence[Zone]) -> None:
     """Write zones as GeoJSON in longitude and latitude."""
+    import geopandas as gpd
+
     frame = gpd.GeoDataFrame(
         {
             "id": [zone.id for zone in zones],

@@ -1,0 +1,67 @@
+"""A block of a deriving stage: layers along time in, shards of layers out."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alpage.cube.shards import ShardShape, ShardWriter, read_steps, write_shard
+from alpage.engine.results import Statistics, layer_of
+from alpage.engine.segments import segment_span
+from alpage.engine.task import Job
+from alpage.product import Derive, Segment, Summarise
+from alpage.timeaxis import Calendar, Slots, Span, slot_of, start_of
+
+
+def derive(stage: Derive, job: Job) -> NDArray[np.int64]:
+    """Return the statistics of a block's layers, which are written."""
+    segment, inner = read_segment(stage, job)
+    job.clock.lap("read")
+    found = stage.function(segment)
+    statistics, area_px = Statistics(stage.layers), int(job.area.sum())
+    for layer in stage.layers:
+        axis = job.layout.axes[layer.calendar]
+        slots: Slots = np.arange(axis.window)
+        if stage.segment is Calendar.DAY:
+            slots = slot_of(Calendar.DAY, segment.days) - inner.start
+        values = layer_of(stage.name, found, layer, len(slots), job)
+        statistics.add(layer, values, area_px)
+        job.clock.lap("compute")
+        array = job.root[layer.path]
+        writer = ShardWriter(ShardShape.of(array))
+        writer.add(slots, values)
+        place = job.layout.place(layer, job.tile, job.task.id.block)
+        write_shard(array, place, writer.finish())
+        job.clock.lap("write")
+    return statistics.array
+
+
+def read_segment(stage: Derive | Summarise, job: Job) -> tuple[Segment, Span]:
+    """Return what a stage's function sees of a block, and the slots that it is about."""
+    layout, task = job.layout, job.task
+    calendar = layout.product.layer(stage.reads[0]).calendar
+    about = segment_span(layout, stage, task.id.block)
+    margin = stage.margin_days if isinstance(stage, Derive) else 0
+    wanted = about.on(calendar, margin_days=margin)
+    slots = np.array(task.observed, dtype=np.int64) if calendar is Calendar.DAY else wanted.slots
+    inner_span = about.on(calendar)
+    first, last = np.searchsorted(slots, [inner_span.start, inner_span.stop])
+    start = layout.axes[calendar].span.start
+    layers = {
+        path: read_steps(job.root[path], slots - start, job.tile, *job.shape)
+        for path in stage.reads
+    }
+    tables = {}
+    if isinstance(stage, Derive):
+        for name in stage.tables:
+            tables[name] = np.asarray(job.root[f"ledger/{name}/result"].oindex[slots - start])
+    segment = Segment(
+        days=np.asarray(start_of(calendar, slots)),
+        inner=slice(int(first), int(last)),
+        layers=layers,
+        tables=tables,
+        dem=job.elevation(job.box),
+        zones=job.zones,
+        first_day=about.first_day,
+        last_day=about.last_day,
+        context=job.shared.context,
+    )
+    return segment, inner_span

@@ -1,0 +1,45 @@
+"""Areas, zones and elevation on the pixels of a block."""
+
+from functools import lru_cache
+
+import numpy as np
+import rasterio.features
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+from shapely.geometry.base import BaseGeometry
+
+from alpage.engine.header import BadCog, CogHeader
+from alpage.engine.storage import ReadCounters
+from alpage.engine.tiff import read_header
+from alpage.engine.warp import read_onto
+from alpage.errors import StudyError
+
+
+def inside(geometry: BaseGeometry, geobox: GeoBox) -> NDArray[np.bool_]:
+    """Return the pixels (y, x) of a geobox whose centre lies within a geometry of its CRS."""
+    if geometry.is_empty:
+        return np.zeros(geobox.shape.yx, dtype=bool)
+    burnt = rasterio.features.rasterize(
+        [geometry], out_shape=geobox.shape.yx, transform=geobox.transform, dtype="uint8"
+    )
+    return np.asarray(burnt != 0)
+
+
+def read_elevation(href: str, geobox: GeoBox, counters: ReadCounters) -> NDArray[np.float32]:
+    """Return elevation on a geobox (y, x) in metres, bilinear, NaN where there is none.
+
+    Raises StudyError for a raster that cannot be read.
+    """
+    try:
+        header = _header(href)
+        dem = read_onto(header, geobox, kernel="bilinear", counters=counters).astype(np.float32)
+    except BadCog as error:
+        raise StudyError(f"dem: {error}") from error
+    if header.nodata is not None:
+        dem[dem == header.nodata] = np.nan
+    return dem
+
+
+@lru_cache(maxsize=8)
+def _header(href: str) -> CogHeader:
+    return read_header(href)

@@ -1,0 +1,119 @@
+"""One block as a task: what a worker is told, and what it answers."""
+
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import icechunk
+import numpy as np
+import shapely
+import zarr
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+
+from alpage.cube.layout import Layout
+from alpage.cube.ledger import BlockId, Fingerprint, Record
+from alpage.engine.imagery import Day
+from alpage.engine.rasters import inside, read_elevation
+from alpage.engine.shared import Shared, SharedText
+from alpage.engine.storage import ReadCounters
+from alpage.science.zonal import ZoneIndex, zone_index
+
+
+@dataclass(frozen=True)
+class Task:
+    """One block to do. `days` are those with an acquisition over the tile, in the span it reads."""
+
+    shared: SharedText
+    id: BlockId
+    fingerprint: Fingerprint
+    attempt: int
+    days: tuple[Day, ...] = ()
+    observed: tuple[int, ...] = ()
+    """Day slots with an acquisition over the tile, for blocks that read daily layers."""
+    area: bytes | None = None
+    """WKB of the study's area in the grid's CRS, for blocks of one tile."""
+    zones: tuple[tuple[int, bytes], ...] = ()
+    """Number and WKB, in the grid's CRS, of the zones that touch the tile."""
+    tiles: tuple[tuple[int, int], ...] = ()
+    """For blocks without a tile: the tiles whose tables add up."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished block: its record, and the writes that the coordinator commits."""
+
+    record: Record
+    fork: icechunk.ForkSession
+
+
+class Clock:
+    """Seconds spent in reading, computing and writing."""
+
+    def __init__(self) -> None:
+        self.seconds = {"read": 0.0, "compute": 0.0, "write": 0.0}
+        self._last = time.perf_counter()
+
+    def lap(self, kind: str) -> None:
+        """Book the time since the last lap."""
+        now = time.perf_counter()
+        self.seconds[kind] += now - self._last
+        self._last = now
+
+
+@dataclass
+class Job:
+    """A task in the hands of a worker: its inputs opened, its costs counted."""
+
+    task: Task
+    shared: Shared
+    root: zarr.Group
+    clock: Clock = field(default_factory=Clock)
+    counters: ReadCounters = field(default_factory=ReadCounters)
+
+    @property
+    def layout(self) -> Layout:
+        """How the cube lies."""
+        return self.shared.layout
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """Row and column of the block's tile."""
+        return self.task.id.tile
+
+    @cached_property
+    def box(self) -> GeoBox:
+        """The tile's pixels, without a halo."""
+        return self.layout.grid.tile_box(self.tile)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the tile."""
+        rows, columns = self.box.shape.yx
+        return rows, columns
+
+    @cached_property
+    def area(self) -> NDArray[np.bool_]:
+        """Pixels of the tile within the study's area."""
+        assert self.task.area is not None
+        return inside(shapely.from_wkb(self.task.area), self.box)
+
+    @cached_property
+    def is_whole(self) -> bool:
+        """Whether all of the tile lies within the area."""
+        return bool(self.area.all())
+
+    @cached_property
+    def zones(self) -> ZoneIndex:
+        """Pixels of each zone within the tile."""
+        masks = {
+            number: inside(shapely.from_wkb(wkb), self.box) & self.area
+            for number, wkb in self.task.zones
+        }
+        return zone_index(masks, self.shape)
+
+    def elevation(self, geobox: GeoBox) -> NDArray[np.float32] | None:
+        """Return elevation in metres on a geobox, None where the study has none."""
+        if self.shared.dem is None:
+            return None
+        return read_elevation(self.shared.dem, geobox, self.counters)

@@ -1,0 +1,124 @@
+"""Scenes laid over one tile, against the same laid by numpy."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from affine import Affine
+from odc.geo.geobox import GeoBox
+
+from alpage.engine.imagery import read_batches
+from alpage.engine.inspect import QUALITY, BandSource, SceneSource
+from alpage.engine.storage import ReadCounters
+from alpage.engine.tiff import read_header
+from alpage.errors import SceneError
+from alpage.product import Band
+from alpage.science.masks import Quality, scl_table
+
+BOX = GeoBox((40, 50), Affine(10, 0, 600_000, 0, -10, 5_100_000), "EPSG:32632")
+BANDS = (Band("red"), Band("nir"))
+
+
+@pytest.fixture
+def scene(tmp_path: Path, write_tif: Callable[..., Path]) -> Callable[..., SceneSource]:
+    """Return a function that writes a scene of random pixels with holes, and its arrays."""
+
+    def make(
+        name: str, day: str, seed: int, *, offset: float = 0.0, nodata: int = 0
+    ) -> tuple[SceneSource, dict[str, Any]]:
+        rng = np.random.default_rng(seed)
+        pixels = {band.name: rng.integers(1, 9000, (40, 50)).astype("uint16") for band in BANDS}
+        pixels[QUALITY] = rng.choice([4, 5, 8, 11], (40, 50)).astype("uint8")
+        for array in pixels.values():
+            array[rng.random((40, 50)) < 0.2] = 0
+        sources = {}
+        for band, array in pixels.items():
+            empty = 0 if band == QUALITY else nodata
+            stored = np.where(array == 0, empty, array).astype(array.dtype)
+            path = tmp_path / f"{name}-{band}.tif"
+            write_tif(path, stored, transform=BOX.transform, nodata=empty)
+            sources[band] = BandSource(read_header(str(path)), 1.0, offset, empty)
+        return SceneSource(name, np.datetime64(day, "D"), "scl", sources), pixels
+
+    return make
+
+
+def laid(days: list[list[dict[str, Any]]]) -> tuple[dict[str, Any], Any]:
+    """What comes of days of scenes, pixel by pixel."""
+    bands = {band.name: np.zeros((len(days), 40, 50), "uint16") for band in BANDS}
+    quality = np.full((len(days), 40, 50), Quality.FILL, "uint8")
+    table = scl_table()
+    for t, scenes in enumerate(days):
+        for y, x in np.ndindex(40, 50):
+            for pixels in scenes:
+                whole = all(pixels[band.name][y, x] for band in BANDS) and pixels[QUALITY][y, x]
+                if whole:
+                    for band in BANDS:
+                        bands[band.name][t, y, x] = pixels[band.name][y, x]
+                    quality[t, y, x] = table[pixels[QUALITY][y, x]]
+                    break
+    return bands, quality
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4])
+@pytest.mark.parametrize("nodata", [0, 9999])
+def test_the_first_whole_pixel_of_a_day_is_taken(
+    scene: Callable[..., Any], batch: int, nodata: int
+) -> None:
+    made = [
+        [scene("a", "2020-05-01", 1, nodata=nodata)],
+        [
+            scene("b", "2020-05-04", 2, nodata=nodata),
+            scene("c", "2020-05-04", 3),
+            scene("d", "2020-05-04", 4),
+        ],
+        [scene("e", "2020-05-09", 5), scene("f", "2020-05-09", 6)],
+        [scene("g", "2020-05-11", 7)],
+    ]
+    days = [(scenes[0][0].day, tuple(source for source, _ in scenes)) for scenes in made]
+    batches = [days[start : start + batch] for start in range(0, len(days), batch)]
+    bands, quality = laid([[pixels for _, pixels in scenes] for scenes in made])
+    counters, seen = ReadCounters(), 0
+    for imagery in read_batches(batches, BANDS, BOX, counters):
+        part = slice(seen, seen + len(imagery.days))
+        for name, array in imagery.bands.items():
+            np.testing.assert_array_equal(array, bands[name][part], name)
+        np.testing.assert_array_equal(imagery.quality, quality[part])
+        seen = part.stop
+    assert seen == len(days)
+    assert counters.requests == 3 * sum(map(len, made))
+
+
+def test_scenes_of_one_day_are_brought_to_the_lowest_offset(scene: Callable[..., Any]) -> None:
+    (first, own), (second, below) = (
+        scene("a", "2022-05-01", 1, offset=0.0),
+        scene("b", "2022-05-01", 2, offset=-1000.0),
+    )
+    (imagery,) = read_batches([[(first.day, (first, second))]], BANDS, BOX, ReadCounters())
+    for band in own:
+        if band != QUALITY:
+            own[band] = np.where(own[band] == 0, 0, own[band] + 1000).astype("uint16")
+    bands, _ = laid([[own, below]])
+    np.testing.assert_array_equal(imagery.bands["red"], bands["red"])
+    assert imagery.offsets["red"].tolist() == [-1000.0]
+
+
+def test_a_scene_that_goes_away_is_named(scene: Callable[..., Any]) -> None:
+    (first, _), (second, _) = scene("a", "2022-05-01", 1), scene("b", "2022-05-02", 2)
+    Path(second.bands["nir"].header.href).unlink()
+    batches = [[(one.day, (one,))] for one in (first, second)]
+    with pytest.raises(SceneError, match=r"scene b: band nir: .*does not exist any more"):
+        list(read_batches(batches, BANDS, BOX, ReadCounters()))
+
+
+def test_a_header_travels_as_one_buffer(scene: Callable[..., Any]) -> None:
+    header = scene("a", "2022-05-01", 1)[0].bands["red"].header
+    buffers: list[pickle.PickleBuffer] = []
+    packed = pickle.dumps(header, protocol=5, buffer_callback=buffers.append)
+    assert not buffers
+    again = pickle.loads(packed)
+    assert again.to_bytes() == header.to_bytes()
+    assert pickle.loads(packed) is again

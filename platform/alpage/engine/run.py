@@ -167,13 +167,14 @@ class Run:
         pool = as_completed()
         attempts: Counter[BlockId] = Counter()
         flying: dict[str, Task] = {}
+        futures: dict[str, Future] = {}
         stop: AlpageError | _Replan | None = None
 
         def submit(task: Task) -> None:
             name = f"{step}-{task.id.block}-{task.id.tile[0]}-{task.id.tile[1]}"
             key = f"{name}-{task.attempt}-{time.monotonic_ns()}"
             future = self.client.submit(run_block, task, self._fork, key=key, pure=False)
-            flying[future.key] = task
+            flying[future.key], futures[future.key] = task, future
             pool.add(future)
 
         def fill() -> None:
@@ -183,12 +184,20 @@ class Run:
                     return
                 submit(self._task(block, attempt=1))
 
+        def withdraw() -> None:
+            """Take back what no worker has begun: they begin in the order of submission."""
+            for key in list(flying)[threads:]:
+                del flying[key]
+                futures.pop(key).cancel()
+
         try:
             fill()
             for future in pool:
-                task = flying.pop(future.key)
+                task = flying.pop(future.key, None)
+                if task is None:
+                    continue
                 done, failure = _outcome(future)
-                future.release()
+                futures.pop(future.key).release()
                 if done is not None:
                     self._accept(done)
                     stop = stop or self._over_budget()
@@ -200,6 +209,8 @@ class Run:
                         self.report.retries += 1
                         submit(self._task(task.id, attempt=task.attempt + 1))
                     stop = stop or reason
+                if stop is not None:
+                    withdraw()
                 fill()
         finally:
             # Futures that are let go are cancelled; their writes were never merged.
@@ -331,8 +342,9 @@ class Run:
             if limit is not None and value > limit:
                 return LimitReached(
                     f"limits.{name}: the run has used {value:.6g} {unit}, the limit is {limit:g}; "
-                    f"{report.n_blocks} blocks are done and kept, see `alpage status` for those "
-                    "that are left. Raise the limit and run again to go on"
+                    f"{report.n_blocks} blocks are done and kept, up to "
+                    f"{self.plan.bill.n_blocks - report.n_blocks} are left. Raise the limit and "
+                    "run again to go on"
                 )
         return None
 

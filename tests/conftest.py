@@ -1,10 +1,7 @@
 """Fixtures that every test may use."""
 
-import atexit
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,15 +18,12 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def pytest_configure() -> None:
-    """Keep bytecode for the session where Python is told to keep none.
+    """Let Python keep bytecode, as `make test` does: tests start dozens of processes.
 
-    Tests start dozens of processes; compiling every module anew would take most of their time.
+    Compiling every module anew would take most of their time.
     """
-    if sys.dont_write_bytecode:
-        folder = tempfile.mkdtemp(prefix="alpage-bytecode-")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        sys.dont_write_bytecode, sys.pycache_prefix = False, folder
-        os.environ |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": folder}
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 MAX_TRIES = 10
 RETRIES: "RetryConfig" = {"max_retries": MAX_TRIES}  # with obstore's jittered exponential backoff
 TIMEOUTS: "ClientConfig" = {"connect_timeout": "10s", "timeout": "120s"}
+PASSING = {408, 425, 429}
+"""Statuses below 500 that ask for patience."""
 KEY_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 # botocore renews keys ten minutes before they end; clients ask again five minutes before this.
 ASK_AGAIN_AFTER = dt.timedelta(minutes=8)
@@ -107,7 +109,7 @@ class StorageSettings(BaseSettings):
         """Whether the bucket is part of the path rather than of the host's name."""
         return self.endpoint is not None if self.virtual_hosted is None else not self.virtual_hosted
 
-    def s3_store(self, bucket: str) -> S3Store:
+    def s3_store(self, bucket: str, retries: "RetryConfig | None" = None) -> S3Store:
         """Return a new store for the bucket; `bucket_store` keeps one for each."""
         config: Any = {
             "region": self.region,
@@ -126,7 +128,7 @@ class StorageSettings(BaseSettings):
                 bucket,
                 config=config,
                 client_options=client,
-                retry_config=RETRIES,
+                retry_config=RETRIES if retries is None else retries,
                 credential_provider=None if asked else _obstore_keys,
             )
         except BaseError as error:
@@ -295,6 +297,18 @@ def reason(error: BaseException) -> str:
     status = re.search(r"status(?: code)?:? (\d{3})", text, re.IGNORECASE)
     told = code or (f"status {status[1]}" if status else type(error).__name__)
     return f"the store failed ({told}): check endpoint, region and network"
+
+
+def is_passing(error: BaseException) -> bool:
+    """Return whether a failure of obstore may be over when the request is made again.
+
+    >>> is_passing(OSError("Server returned non-2xx status code: 503 Service Unavailable"))
+    True
+    """
+    text = str(error)
+    if status := re.search(r"status(?: code)?:? (\d{3})", text, re.IGNORECASE):
+        return int(status[1]) in PASSING or int(status[1]) >= 500
+    return bool(re.search(r"HTTP error|body error|error sending|reset|timed? ?out|closed", text))
 
 
 def _code(text: str) -> str:

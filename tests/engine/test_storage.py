@@ -204,7 +204,7 @@ def test_head_of_a_short_object(range_server, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("faults", "retries"),
-    [(["503", "500"], 0), (["broken", "503", "broken"], 2), (["short", "broken"], 2)],
+    [(["503", "500"], 2), (["broken", "429", "broken"], 3), (["short", "broken"], 2)],
 )
 def test_faults_are_survived(range_server, tmp_path: Path, faults: list[str], retries: int) -> None:
     (tmp_path / "a.bin").write_bytes(BODY)
@@ -220,7 +220,7 @@ def test_faults_are_survived(range_server, tmp_path: Path, faults: list[str], re
 def test_answers_that_stay_short_are_an_error(
     range_server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "BODY_TRIES", 2)
+    monkeypatch.setattr(storage, "TRIES", 2)
     (tmp_path / "a.bin").write_bytes(BODY)
     range_server.faults = ["short"] * 2
     with pytest.raises(StorageError, match=r"a\.bin: answers came short"):

@@ -1,13 +1,19 @@
 """A real S3 server on this machine, a bucket for each test, and a proxy that breaks promises."""
 
+import contextlib
 import datetime as dt
 import http.client
 import http.server
 import json
+import random
+import socket
+import struct
 import threading
+import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from email.utils import format_datetime
 from pathlib import Path
@@ -64,6 +70,14 @@ class Bucket:
         """Every object's key."""
         self.files.invalidate_cache()
         return [path.partition("/")[2] for path in self.files.find(self.name)]
+
+    def upload(self, valley: Valley) -> str:
+        """Put a valley's archive into the bucket; gives its address."""
+        for path in valley.archive.rglob("*"):
+            if path.is_file():
+                key = path.relative_to(valley.archive)
+                self.files.pipe_file(f"{self.name}/archive/{key}", path.read_bytes())
+        return f"{self.url}/archive/collection.json"
 
     def open_to_all(self) -> None:
         """Let anyone do anything, unsigned."""
@@ -176,6 +190,21 @@ class Proxy:
     """How far the times that it gives objects are from ours."""
     lists_nothing: bool = False
     refuses_conditions: bool = False
+    faults: tuple[str, ...] = ()
+    """What goes wrong: 503, reset, lost, truncated or stalled."""
+    fault_rate: float = 0.1
+    played: Counter[str] = field(default_factory=Counter)
+    chance: random.Random = field(default_factory=lambda: random.Random(1))
+
+    def next_fault(self, method: str) -> str:
+        """Return what goes wrong with a request, nothing for most."""
+        if not self.faults or self.chance.random() > self.fault_rate:
+            return ""
+        fault = self.chance.choice(self.faults)
+        if fault == "truncated" and method != "GET":
+            return ""
+        self.played[fault] += 1
+        return fault
 
     @property
     def url(self) -> str:
@@ -191,6 +220,14 @@ def _handler(proxy: Proxy) -> type[http.server.BaseHTTPRequestHandler]:
 
         def _forward(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            fault = proxy.next_fault(self.command)
+            if fault == "503":
+                busy = b"<Error><Code>SlowDown</Code><Message>slow down</Message></Error>"
+                return self._answer(503, {"Retry-After": "1"}, busy)
+            if fault == "reset":
+                return self._reset()
+            if fault == "stalled":
+                time.sleep(2)
             conditional = any(name.lower().startswith("if-") for name in self.headers)
             if proxy.refuses_conditions and conditional:
                 return self._answer(400, {}, b"<Error><Code>InvalidArgument</Code></Error>")
@@ -207,12 +244,22 @@ def _handler(proxy: Proxy) -> type[http.server.BaseHTTPRequestHandler]:
                 content = b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"
             told = dict(answer.getheaders())
             if proxy.clock_minutes is not None:
-                time = dt.datetime.now(dt.UTC) + dt.timedelta(minutes=proxy.clock_minutes)
-                told["Last-Modified"] = format_datetime(time, usegmt=True)
+                moment = dt.datetime.now(dt.UTC) + dt.timedelta(minutes=proxy.clock_minutes)
+                told["Last-Modified"] = format_datetime(moment, usegmt=True)
             back.close()
-            self._answer(answer.status, told, content)
+            if fault == "lost":
+                # It was done, and nobody is told.
+                return self._reset()
+            self._answer(answer.status, told, content, cut=fault == "truncated")
 
-        def _answer(self, status: int, headers: dict[str, str], content: bytes) -> None:
+        def _reset(self) -> None:
+            linger = struct.pack("ii", 1, 0)
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self.close_connection = True
+
+        def _answer(
+            self, status: int, headers: dict[str, str], content: bytes, *, cut: bool = False
+        ) -> None:
             self.send_response_only(status)
             length = headers.get("Content-Length") if self.command == "HEAD" else None
             for name, value in headers.items():
@@ -220,6 +267,9 @@ def _handler(proxy: Proxy) -> type[http.server.BaseHTTPRequestHandler]:
                     self.send_header(name, value)
             self.send_header("Content-Length", length or str(len(content)))
             self.end_headers()
+            if cut:
+                self.close_connection = True
+                content = content[: len(content) // 2]
             self.wfile.write(content)
 
         do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _forward  # noqa: N815
@@ -231,6 +281,20 @@ def _handler(proxy: Proxy) -> type[http.server.BaseHTTPRequestHandler]:
 def proxy(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     """A proxy before the server, unsigned so that it may change what it passes on."""
     s3.open_to_all()
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    with _proxied(s3, monkeypatch) as made:
+        yield made
+
+
+@pytest.fixture
+def network(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy before the server that breaks, but passes on what it does unchanged."""
+    with _proxied(s3, monkeypatch) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def _proxied(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     made = Proxy(s3.environment["AWS_ENDPOINT_URL"])
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(made)) as listening:
         listening.daemon_threads = True
@@ -238,7 +302,6 @@ def proxy(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
         thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
         thread.start()
         monkeypatch.setenv("AWS_ENDPOINT_URL", made.url)
-        monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
         forget_environment()
         yield made
         listening.shutdown()

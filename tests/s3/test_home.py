@@ -24,20 +24,11 @@ StudyOf = Callable[..., Study]
 SameCube = Callable[[str, str], None]
 
 
-def upload(valley: Valley, bucket: Any) -> str:
-    """Put a valley's archive into a bucket; gives its address."""
-    for path in valley.archive.rglob("*"):
-        if path.is_file():
-            key = path.relative_to(valley.archive)
-            bucket.files.pipe_file(f"{bucket.name}/archive/{key}", path.read_bytes())
-    return f"{bucket.url}/archive/collection.json"
-
-
 @pytest.mark.parametrize("product", ["snow", "monthly_ndvi"])
 def test_all_on_s3_is_as_on_disk(
     product: str, s3: Any, valley: Valley, study_of: StudyOf, same_cube: SameCube, tmp_path: Path
 ) -> None:
-    archive = upload(valley, s3)
+    archive = s3.upload(valley)
     cube = f"{s3.url}/cubes/{product}"
     there = study_of(product, cube, archive=archive)
     here = study_of(product, str(tmp_path / product))
@@ -68,10 +59,10 @@ def test_a_late_scene_costs_its_blocks_alone(
     s3: Any, study_of: StudyOf, same_cube: SameCube, valley: Valley, tmp_path: Path
 ) -> None:
     own = simulate(tmp_path / "valley", valley.spec)
-    study = study_of("monthly_ndvi", f"{s3.url}/cube", archive=upload(own, s3))
+    study = study_of("monthly_ndvi", f"{s3.url}/cube", archive=s3.upload(own))
     first = alpage.run(study)
     (late,) = add_late_scene(own)
-    upload(own, s3)
+    s3.upload(own)
     report = alpage.run(study)
     assert 0 < report.n_blocks < first.n_blocks
     fresh = study_of("monthly_ndvi", str(tmp_path / "cube"), archive=str(own.collection))
@@ -87,7 +78,7 @@ def test_a_late_scene_costs_its_blocks_alone(
 def test_every_reader_opens_everything(
     s3: Any, valley: Valley, study_of: StudyOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    archive = upload(valley, s3)
+    archive = s3.upload(valley)
     study = study_of("vegetation", f"{s3.url}/cubes/mine", archive=archive)
     alpage.run(study)
     released = alpage.release(study)

@@ -1,5 +1,6 @@
 """A small valley, a cluster that all tests of the spine share, and cubes as plain arrays."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,9 +14,11 @@ from numpy.typing import NDArray
 
 from alpage.clusters import open_cluster
 from alpage.cube.store import MAIN, CubeStore
+from alpage.engine.run import RunReport
 from alpage.simulate.spec import ValleySpec
 from alpage.simulate.valley import Valley, simulate
 from alpage.study import ClusterChoice, Study, make_study
+from alpage.verbs import run
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 CALENDARS = ("day", "dekad", "month", "season", "year")
@@ -87,10 +90,17 @@ def valley(tmp_path_factory: pytest.TempPathFactory) -> Valley:
     return simulate(tmp_path_factory.mktemp("valley"), SPEC)
 
 
+@pytest.fixture(scope="session")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where every test's own valley lies, one after the other."""
+    return tmp_path_factory.mktemp("ground") / "valley"
+
+
 @pytest.fixture
-def own_valley(valley: Valley, tmp_path: Path) -> Valley:
+def own_valley(valley: Valley, ground: Path) -> Iterator[Valley]:
     """A copy of the valley whose archive a test may change."""
-    return Valley(Path(shutil.copytree(valley.folder, tmp_path / "valley")), valley.spec)
+    yield Valley(Path(shutil.copytree(valley.folder, ground)), valley.spec)
+    shutil.rmtree(ground)
 
 
 @pytest.fixture(scope="session")
@@ -131,6 +141,40 @@ def studies_in(valley: Valley, scheduler: str) -> Callable[[Path], StudyOf]:
 def study_of(studies_in: Callable[[Path], StudyOf], tmp_path: Path) -> StudyOf:
     """A function that makes a study of the valley: product, name of the cube, changed keys."""
     return studies_in(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, list[RunReport]]]:
+    """A function that gives, by name, a folder and the report of the run that filled it."""
+    found: dict[str, tuple[Path, list[RunReport]]] = {}
+
+    def keep(name: str) -> tuple[Path, list[RunReport]]:
+        return found.setdefault(name, (tmp_path_factory.mktemp("kept"), []))
+
+    return keep
+
+
+@pytest.fixture
+def built(
+    own_valley: Valley,
+    studies_in: Callable[[Path], StudyOf],
+    study_of: StudyOf,
+    kept: Callable[[str], tuple[Path, list[RunReport]]],
+    tmp_path: Path,
+) -> Callable[..., tuple[Study, RunReport]]:
+    """A function that gives a study of the test's own valley, yet unchanged, whose cube is built.
+
+    A cube is computed once; every test has a copy of it.
+    """
+
+    def build(product: str, cube: str = "cube", **changed: Any) -> tuple[Study, RunReport]:
+        folder, reports = kept(json.dumps([product, cube, changed]))
+        if not reports:
+            reports.append(run(studies_in(folder)(product, cube, of=own_valley, **changed)))
+        shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+        return study_of(product, cube, of=own_valley, **changed), reports[0]
+
+    return build
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from alpage.simulate.valley import Valley, add_late_scene, add_reprocessed_scene
 from alpage.timeaxis import Calendar, slot_of
 
 StudyOf = Callable[..., Any]
+Built = Callable[..., tuple[Any, Any]]
 Blocks = set[tuple[int, int, int]]
 WINDOW = 96
 # Told outright: the archive's majority decides otherwise, and some tests change the archive.
@@ -70,9 +71,8 @@ def withdraw(valley: Valley, pattern: str) -> list[Any]:
     return found
 
 
-def test_the_same_study_twice_does_nothing(study_of: StudyOf, cells: Any, same_cube: Any) -> None:
-    study = study_of("snow", grid=GRIDS["snow"])
-    first = alpage.run(study)
+def test_the_same_study_twice_does_nothing(built: Built, cells: Any, same_cube: Any) -> None:
+    study, first = built("snow", grid=GRIDS["snow"])
     before = cells(study.cube)
     again = alpage.run(study)
     assert first.n_blocks > 0
@@ -86,10 +86,9 @@ def test_the_same_study_twice_does_nothing(study_of: StudyOf, cells: Any, same_c
 
 
 def test_late_and_reprocessed_scenes_cost_only_their_blocks(
-    own_valley: Valley, study_of: StudyOf, cells: Any, same_cube: Any
+    own_valley: Valley, built: Built, study_of: StudyOf, cells: Any, same_cube: Any
 ) -> None:
-    study = study_of("monthly_ndvi", of=own_valley, grid=GRIDS["monthly_ndvi"])
-    alpage.run(study)
+    study, _ = built("monthly_ndvi", grid=GRIDS["monthly_ndvi"])
     before = cells(study.cube)
     added = (*add_late_scene(own_valley), *add_reprocessed_scene(own_valley))
     assert [str(one.day) for one in added] == [LATE, REPROCESSED]
@@ -118,10 +117,14 @@ def test_late_and_reprocessed_scenes_cost_only_their_blocks(
 
 @pytest.mark.parametrize("product", ["snow", "lakes", "vegetation"])
 def test_an_updated_cube_is_the_cube_built_anew(
-    product: str, own_valley: Valley, study_of: StudyOf, cells: Any, same_cube: Any
+    product: str,
+    own_valley: Valley,
+    built: Built,
+    study_of: StudyOf,
+    cells: Any,
+    same_cube: Any,
 ) -> None:
-    study = study_of(product, of=own_valley, grid=GRIDS[product])
-    first = alpage.run(study)
+    study, first = built(product, grid=GRIDS[product])
     before = cells(study.cube)
     added = add_late_scene(own_valley)
     report = alpage.run(study)
@@ -154,12 +157,17 @@ def test_an_updated_cube_is_the_cube_built_anew(
     ],
 )
 def test_a_withdrawn_scene_is_noticed(
-    product: str, pattern: str, own_valley: Valley, study_of: StudyOf, cells: Any, same_cube: Any
+    product: str,
+    pattern: str,
+    own_valley: Valley,
+    built: Built,
+    study_of: StudyOf,
+    cells: Any,
+    same_cube: Any,
 ) -> None:
     # Windows so short that the date is alone in its own.
     narrow = {"grid": GRIDS[product] | {"window_days": 32}, "period": "2021-11-10/2022-02-10"}
-    study = study_of(product, of=own_valley, **narrow)
-    alpage.run(study)
+    study, _ = built(product, **narrow)
     before = cells(study.cube)
     footprints = withdraw(own_valley, pattern)
     report = alpage.run(study)
@@ -183,10 +191,14 @@ def test_a_withdrawn_scene_is_noticed(
 
 @pytest.mark.parametrize("product", ["monthly_ndvi", "snow", "lakes", "vegetation"])
 def test_a_cube_grows_in_both_directions(
-    product: str, study_of: StudyOf, cells: Any, same_cube: Any
+    product: str,
+    own_valley: Valley,
+    built: Built,
+    study_of: StudyOf,
+    cells: Any,
+    same_cube: Any,
 ) -> None:
-    at_once = study_of(product, "whole", grid=GRIDS[product])
-    alpage.run(at_once)
+    at_once, _ = built(product, grid=GRIDS[product])
     done = 0
     for period in (
         "2021-11-10/2022-01-20",
@@ -194,7 +206,7 @@ def test_a_cube_grows_in_both_directions(
         "2021-11-10/2022-04-10",
         "2021-07-20/2022-04-10",
     ):
-        study = study_of(product, "grown", period=period, grid=GRIDS[product])
+        study = study_of(product, "grown", of=own_valley, period=period, grid=GRIDS[product])
         report = alpage.run(study)
         assert report.blocks["observe"] > 0, period
         done += report.blocks["observe"]
@@ -203,12 +215,11 @@ def test_a_cube_grows_in_both_directions(
 
 
 def test_a_longer_period_without_new_scenes_counts_its_days(
-    study_of: StudyOf, cells: Any, same_cube: Any
+    own_valley: Valley, built: Built, study_of: StudyOf, cells: Any, same_cube: Any
 ) -> None:
-    longer = {"period": "2021-07-20/2022-04-25", "grid": GRIDS["snow"]}
-    short = study_of("snow", "grown", grid=GRIDS["snow"])
-    alpage.run(short)
-    report = alpage.run(study_of("snow", "grown", **longer))
+    longer = {"period": "2021-07-20/2022-04-25", "grid": GRIDS["snow"], "of": own_valley}
+    short, _ = built("snow", grid=GRIDS["snow"])
+    report = alpage.run(study_of("snow", **longer))
     assert set(report.blocks) <= {"season"}
     at_once = study_of("snow", "whole", **longer)
     alpage.run(at_once)
@@ -227,12 +238,12 @@ def test_changed_zones_give_the_series_of_a_new_cube(
     product: str,
     spared: tuple[str, ...],
     own_valley: Valley,
+    built: Built,
     study_of: StudyOf,
     cells: Any,
     same_cube: Any,
 ) -> None:
-    study = study_of(product, of=own_valley, grid=GRIDS[product])
-    alpage.run(study)
+    study, _ = built(product, grid=GRIDS[product])
     zones = json.loads(own_valley.zones.read_text())
     kept = [one for one in zones["features"] if one["properties"]["id"] != "forest"]
     moved = shapely.affinity.translate(shapely.geometry.shape(kept[1]["geometry"]), 0.001, 0.0005)
@@ -259,10 +270,9 @@ def test_another_area_is_another_cube(study_of: StudyOf, cells: Any, same_cube: 
 
 
 def test_readers_can_be_shown_an_earlier_state(
-    own_valley: Valley, study_of: StudyOf, cells: Any, same_cube: Any
+    own_valley: Valley, built: Built, cells: Any, same_cube: Any
 ) -> None:
-    study = study_of("monthly_ndvi", of=own_valley, grid=GRIDS["monthly_ndvi"])
-    first = alpage.run(study)
+    study, first = built("monthly_ndvi", grid=GRIDS["monthly_ndvi"])
     was = cells(study.cube)
     add_late_scene(own_valley)
     second = alpage.run(study)
@@ -299,10 +309,11 @@ def test_a_run_that_would_pass_a_limit_does_not_start(
 
 
 def test_a_run_that_passes_a_limit_keeps_what_is_done(
-    study_of: StudyOf, cells: Any, same_cube: Any
+    own_valley: Valley, built: Built, study_of: StudyOf, cells: Any, same_cube: Any
 ) -> None:
+    own = {"of": own_valley, "grid": GRIDS["snow"]}
     # Seconds are not known before a first run, so that only the run itself can notice.
-    limited = study_of("snow", grid=GRIDS["snow"], limits={"hours": 1e-9})
+    limited = study_of("snow", "limited", **own, limits={"hours": 1e-9})
     with pytest.raises(LimitReached, match=r"limits\.hours.*blocks are done and kept"):
         alpage.run(limited)
     with pytest.raises(CubeError, match="nothing was published"):
@@ -312,9 +323,9 @@ def test_a_run_that_passes_a_limit_keeps_what_is_done(
     assert len(told["unfinished_runs"]) == 1
     kept = sum(step["blocks"] for step in told["steps"].values())
     assert kept > 0
-    study = study_of("snow", grid=GRIDS["snow"])
+    study = study_of("snow", "limited", **own)
     resumed = alpage.run(study)
-    fresh = study_of("snow", "fresh", grid=GRIDS["snow"])
-    assert resumed.n_blocks + kept == alpage.run(fresh).n_blocks
+    fresh, at_once = built("snow", grid=GRIDS["snow"])
+    assert resumed.n_blocks + kept == at_once.n_blocks
     same_cube(cells(study.cube), cells(fresh.cube))
     assert CubeStore.open(study.cube).branches() == {MAIN}

@@ -25,6 +25,15 @@ from alpage.product import Gather, Layer, Observe, Product, Summarise, Table, Zo
 from alpage.timeaxis import Calendar, Span, nested_slots, slot_of, start_of
 
 LEDGER_CHUNK = 64
+COSTS = (
+    "read_seconds",
+    "compute_seconds",
+    "write_seconds",
+    "bytes_read",
+    "requests",
+    "requests_again",
+    "attempts",
+)
 STATISTICS = ("pixels", "filled", "minimum", "maximum", "sum")
 
 
@@ -314,7 +323,7 @@ def _create_ledger(root: zarr.Group, layout: Layout, step: str, axis: Axis) -> N
         )
 
     array("fingerprint", "uint64", 2)
-    array("cost", "float64", 6)
+    array("cost", "float64", len(COSTS))
     if layers := step_layers(layout.product, step):
         array("statistics", "int64", len(layers) * len(STATISTICS))
 

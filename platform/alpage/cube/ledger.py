@@ -16,18 +16,10 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from alpage.cube.layout import STATISTICS, Layout, ledger_tiles, step_layers
+from alpage.cube.layout import COSTS, STATISTICS, Layout, ledger_tiles, step_layers
 
 Fingerprint = tuple[int, int]
 NOTHING: Fingerprint = (0, 0)
-COSTS = (
-    "read_seconds",
-    "compute_seconds",
-    "write_seconds",
-    "bytes_read",
-    "requests",
-    "attempts",
-)
 
 
 @dataclass(frozen=True, order=True)

@@ -36,6 +36,7 @@ def run_block(task: Task, fork: icechunk.ForkSession) -> Done:
     cost |= {
         "bytes_read": float(job.counters.bytes),
         "requests": float(job.counters.requests),
+        "requests_again": float(job.counters.retries),
         "attempts": float(task.attempt),
     }
     return Done(Record(task.id, task.fingerprint, cost, statistics), fork)

@@ -19,7 +19,8 @@ import zarr
 from distributed import Client, Future, as_completed
 
 from alpage.cube import layout as cube_layout
-from alpage.cube.ledger import COSTS, NOTHING, BlockId
+from alpage.cube.layout import COSTS
+from alpage.cube.ledger import NOTHING, BlockId
 from alpage.cube.store import CubeStore
 from alpage.engine.block import run_block
 from alpage.engine.plan import Plan, inspect_needed
@@ -56,6 +57,8 @@ class RunReport:
     write_seconds: float = 0.0
     bytes_read: float = 0.0
     requests: float = 0.0
+    requests_again: float = 0.0
+    """Requests for imagery that failed and were made again."""
     scenes: int = 0
     quarantined: dict[str, str] = field(default_factory=dict)
     gate: list[dict[str, Any]] = field(default_factory=list)

@@ -23,17 +23,16 @@ from obstore.store import HTTPStore, LocalStore, ObjectStore
 from alpage.engine.hrefs import Place, place_of, safe_name
 from alpage.errors import StorageError
 from alpage.objectstore import (
-    RETRIES,
     TIMEOUTS,
     StorageSettings,
-    bucket_store,
     forget_environment,
+    is_passing,
     reason,
     settings,
 )
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig
+    from obstore.store import ClientConfig, RetryConfig
 
 __all__ = [
     "ReadCounters",
@@ -49,7 +48,8 @@ __all__ = [
     "settings",
 ]
 
-BODY_TRIES = 10
+TRIES = 10
+ONCE: "RetryConfig" = {"max_retries": 0}
 MERGE_GAP = 256 * 1024
 """Bytes read for nothing rather than asking twice: about one round trip's worth."""
 REQUEST_BYTES = 8 * 2**20
@@ -58,7 +58,7 @@ REQUEST_BYTES = 8 * 2**20
 
 @dataclass
 class ReadCounters:
-    """What reading cost. GDAL's requests and obstore's own retries cannot be seen here."""
+    """What reading cost. GDAL's requests cannot be seen here."""
 
     requests: int = 0
     bytes: int = 0
@@ -67,7 +67,7 @@ class ReadCounters:
     decode_seconds: float = 0.0
     """Includes the whole of reads that GDAL makes."""
     retries: int = 0
-    """Answers that broke off or came short and were asked for again."""
+    """Requests that failed and were made again."""
 
     def add(self, other: "ReadCounters") -> None:
         """Add another reader's counts to these."""
@@ -213,20 +213,20 @@ class _ShortAnswerError(Exception):
 def _asked(
     href: str, ask: Callable[[], tuple[list[memoryview], int]], counters: ReadCounters
 ) -> tuple[list[memoryview], int]:
-    """Return the answer, asking again when a body breaks off.
+    """Return the answer, asking again where what failed may pass.
 
-    obstore retries refusals and lost connections, but resumes a body only when the server sends
-    an ETag, and takes a short one for whole.
+    obstore's own retries are off: they cannot be counted, a body is resumed only where the server
+    sends an ETag, and a short one is taken for whole.
     """
-    for attempt in range(1, BODY_TRIES + 1):
+    for attempt in range(1, TRIES + 1):
         try:
             return ask()
         except FileNotFoundError:
             raise FileNotFoundError(safe_name(href)) from None
         except (_ShortAnswerError, BaseError) as error:
             # Not chained: an S3 answer may repeat the key id and what was signed.
-            broken = isinstance(error, _ShortAnswerError) or "body error" in str(error)
-            if not broken or attempt == BODY_TRIES:
+            passing = isinstance(error, _ShortAnswerError) or is_passing(error)
+            if not passing or attempt == TRIES:
                 raise StorageError(f"{safe_name(href)}: {_reason(error)}") from None
         counters.retries += 1
         time.sleep(random.uniform(0.5, 1) * min(0.1 * 2**attempt, 15.0))  # noqa: S311
@@ -235,7 +235,7 @@ def _asked(
 
 def _reason(error: Exception) -> str:
     if isinstance(error, _ShortAnswerError):
-        return f"answers came short {BODY_TRIES} times: try again later"
+        return f"answers came short {TRIES} times: try again later"
     return reason(error)
 
 
@@ -280,6 +280,6 @@ def _store(scheme: str, root: str) -> ObjectStore:
     if scheme == "file":
         return LocalStore()
     if scheme == "s3":
-        return bucket_store(root)
+        return settings().s3_store(root, ONCE)
     client: ClientConfig = {**TIMEOUTS, "allow_http": scheme == "http"}
-    return HTTPStore(f"{scheme}://{root}", client_options=client, retry_config=RETRIES)
+    return HTTPStore(f"{scheme}://{root}", client_options=client, retry_config=ONCE)

@@ -15,8 +15,10 @@ from alpage.cube.place import is_local, local_path
 from alpage.cube.probe import probe
 from alpage.cube.reader import open_cube
 from alpage.cube.store import MAIN, CubeStore, held, reached
+from alpage.engine.inspect import SceneSource
 from alpage.engine.plan import Plan, make_plan
 from alpage.engine.run import Progress, Run, RunReport, finish
+from alpage.engine.sources import read_sources, write_sources
 from alpage.errors import ArchiveError, CubeError
 from alpage.grid import Grid
 from alpage.releases.gate import check_cube
@@ -90,6 +92,8 @@ def run(
             work = Run(made, client, store, branch, settings(), on_progress)
             work.execute()
         made.scenes.freeze(scenes_path(url, scenes_digest))
+        sound = [scene for scene in made.scenes.scenes if scene.id not in made.quarantined]
+        write_sources(sources_path(url, scenes_digest), made.sources, sound)
         previous = store.read() if store.about() is not None else None
         finish(
             work,
@@ -206,6 +210,11 @@ def scenes_path(cube: str, scenes_digest: str) -> str:
     return f"{beside}.scenes/{scenes_digest[:32]}.parquet"
 
 
+def sources_path(cube: str, scenes_digest: str) -> str:
+    """Return where the headers of a scene list's files are kept: beside it."""
+    return scenes_path(cube, scenes_digest).removesuffix(".parquet") + ".headers"
+
+
 def recorded_scenes(cube: str, about: dict[str, Any]) -> SceneList | None:
     """Return the scenes that a cube was built from."""
     if "scenes" not in about:
@@ -243,9 +252,24 @@ def _plan(study: Study, found: SearchResult | None) -> tuple[Plan, str | None]:
         store=store,
         branch=MAIN if resumed is None else branch,
         recorded_scenes=recorded,
+        known=_known_sources(study, url, found, recorded, about),
         rejected=rejected,
     )
     return made, resumed
+
+
+def _known_sources(
+    study: Study,
+    url: str,
+    found: SearchResult,
+    recorded: SceneList | None,
+    about: dict[str, Any] | None,
+) -> dict[str, SceneSource]:
+    """The sources that the cube's last run kept."""
+    if recorded is None or about is None:
+        return {}
+    place = sources_path(url, about["scenes"])
+    return read_sources(place, (*recorded.scenes, *found.scenes.scenes), study.load_product().bands)
 
 
 def _is_done(made: Plan, scenes_digest: str) -> bool:

@@ -90,6 +90,7 @@ def make_plan(
     store: CubeStore | None,
     branch: str = MAIN,
     recorded_scenes: SceneList | None = None,
+    known: Mapping[str, SceneSource] | None = None,
     rejected: Mapping[str, str] | None = None,
 ) -> Plan:
     """Return the plan of a study over a scene list.
@@ -104,6 +105,8 @@ def make_plan(
     recorded_scenes
         The scenes that the cube was built from: those outside the study's
         period stay.
+    known
+        Sources of scenes that need not be looked at again, by scene id.
     rejected
         What the search could not use, with the reason, to be told.
 
@@ -172,7 +175,7 @@ def make_plan(
         shared=shared,
         work=work,
         scenes=merged,
-        sources={},
+        sources=dict(known or {}),
         quarantined={},
         identity=about,
         before=before,

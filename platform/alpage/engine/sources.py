@@ -1,0 +1,85 @@
+"""Headers of a cube's scenes, kept beside its scene list: a later run asks for none of them."""
+
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import obstore
+from obstore.store import LocalStore
+
+from alpage.archive.scene import Scene
+from alpage.archive.sensors import SENSORS
+from alpage.engine.header import MAGIC, CogHeader
+from alpage.engine.inspect import QUALITY, BandSource, SceneSource
+from alpage.objectstore import on_s3, read_object, write_object
+from alpage.product import Band
+
+
+def write_sources(place: str, sources: Mapping[str, SceneSource], scenes: Iterable[Scene]) -> None:
+    """Write the sources of scenes to a path or s3:// URL, whole or not at all."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [
+        {
+            "scene": scene.id,
+            "revision": scene.revision,
+            "band": name,
+            "header": band.header.to_bytes(),
+            "gain": band.gain,
+            "offset": band.offset,
+            "nodata": float(band.nodata),
+        }
+        for scene in scenes
+        if scene.id in sources
+        for name, band in sources[scene.id].bands.items()
+    ]
+    if not rows:
+        return
+    packed = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), packed, compression="zstd")
+    if on_s3(place):
+        write_object(place, packed.getvalue())
+    else:
+        path = Path(place)
+        obstore.put(LocalStore(path.parent), path.name, packed.getvalue())
+
+
+def read_sources(
+    place: str, scenes: Iterable[Scene], bands: tuple[Band, ...]
+) -> dict[str, SceneSource]:
+    """Return the sources that were kept of scenes in their present revision, by scene id.
+
+    Scenes that lack one of the bands are left out; nothing is there where nothing was kept.
+    Raises StorageError where an object store cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    present = {(scene.id, scene.revision): scene for scene in scenes}
+    try:
+        packed = read_object(place) if on_s3(place) else Path(place).read_bytes()
+    except FileNotFoundError:
+        return {}
+    found: dict[str, dict[str, BandSource]] = {}
+    for row in pq.read_table(pa.BufferReader(packed)).to_pylist():
+        if (row["scene"], row["revision"]) in present and row["header"].startswith(MAGIC):
+            scene = present[row["scene"], row["revision"]]
+            # What signs an href may have changed, which is no new revision.
+            href = scene.assets[row["band"]].href
+            header = replace(CogHeader.from_bytes(row["header"]), href=href)
+            source = BandSource(header, row["gain"], row["offset"], row["nodata"])
+            found.setdefault(row["scene"], {})[row["band"]] = source
+    wanted = {QUALITY, *(band.name for band in bands)}
+    return {
+        scene.id: SceneSource(
+            scene.id,
+            np.datetime64(scene.solar_day, "D"),
+            SENSORS[scene.sensor].quality_kind,
+            found[scene.id],
+        )
+        for scene in present.values()
+        if wanted <= found.get(scene.id, {}).keys()
+    }

@@ -1,8 +1,9 @@
 """Where: the cube's pixels, cut in square tiles. Nothing else does pixel arithmetic."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
-from shapely.geometry import box
 from shapely.geometry.base import BaseGeometry
-from shapely.prepared import prep
 
 Tile = tuple[int, int]
 """Row and column of a tile, from the top left."""
@@ -73,10 +72,29 @@ class Grid:
         >>> grid.tile_box((1, 1), halo_px=2).shape
         Shape2d(x=40, y=10)
         """
+        transform = self.tile_transform(tile, halo_px=halo_px)
+        return GeoBox(self.tile_shape(tile, halo_px=halo_px), transform, self.geobox.crs)
+
+    def tile_shape(self, tile: Tile, *, halo_px: int = 0) -> tuple[int, int]:
+        """Return rows and columns of a tile's geobox."""
         rows, columns = self.slices(tile)
-        y0, x0 = rows.start - halo_px, columns.start - halo_px
-        shape = (rows.stop + halo_px - y0, columns.stop + halo_px - x0)
-        return GeoBox(shape, self.transform @ Affine.translation(x0, y0), self.geobox.crs)
+        return rows.stop - rows.start + 2 * halo_px, columns.stop - columns.start + 2 * halo_px
+
+    def tile_transform(self, tile: Tile, *, halo_px: int = 0) -> Affine:
+        """Return the transform of a tile's geobox."""
+        rows, columns = self.slices(tile)
+        a, b, c, d, e, f = tuple(self.transform)[:6]
+        x0, y0 = columns.start - halo_px, rows.start - halo_px
+        return Affine(a, b, a * x0 + b * y0 + c, d, e, d * x0 + e * y0 + f)
+
+    def outlines(self, tiles: Sequence[Tile]) -> NDArray[Any]:
+        """Return the outlines of tiles as polygons in the grid's CRS, in their order."""
+        rows, columns = np.array(tiles, dtype=np.int64).reshape(-1, 2).T
+        (height, width), size = self.shape_yx, self.tile_px
+        a, _, c, _, e, f = tuple(self.transform)[:6]
+        left, right = columns * size, np.minimum((columns + 1) * size, width)
+        top, bottom = rows * size, np.minimum((rows + 1) * size, height)
+        return np.asarray(shapely.box(c + a * left, f + e * bottom, c + a * right, f + e * top))
 
     def tiles_touching(self, geometry_4326: BaseGeometry) -> set[Tile]:
         """Return the tiles that a geometry in EPSG:4326 touches."""
@@ -89,13 +107,10 @@ class Grid:
         column_range = range(
             max(int(c0 // self.tile_px), 0), min(int(c1 // self.tile_px) + 1, columns)
         )
-        touches = prep(geometry).intersects
-        return {
-            (row, column)
-            for row in row_range
-            for column in column_range
-            if touches(box(*self.tile_box((row, column)).boundingbox.bbox))
-        }
+        tiles = [(row, column) for row in row_range for column in column_range]
+        shapely.prepare(geometry)
+        touched = shapely.intersects(geometry, self.outlines(tiles))
+        return set(compress(tiles, touched))
 
     def project(self, geometry_4326: BaseGeometry) -> BaseGeometry:
         """Return a geometry of EPSG:4326 in the grid's CRS."""

@@ -13,6 +13,7 @@ from alpage.engine.cog import Window
 from alpage.engine.header import CogHeader
 from alpage.engine.inspect import QUALITY, SceneSource
 from alpage.engine.memory import peak_bytes
+from alpage.engine.positions import Block
 from alpage.engine.storage import ReadCounters
 from alpage.engine.warp import Kernel, needed_windows
 from alpage.engine.work import Work
@@ -124,7 +125,9 @@ def _add_imagery(
     sources: Mapping[str, SceneSource],
     context: Context,
 ) -> set[str]:
-    box = work.layout.grid.tile_box(block.tile, halo_px=stage.halo_px(context))
+    grid, halo = work.layout.grid, stage.halo_px(context)
+    transform = tuple(grid.tile_transform(block.tile, halo_px=halo))[:6]
+    pixels = Block(grid.crs, transform, grid.tile_shape(block.tile, halo_px=halo))
     kernels: dict[str, Kernel] = {band.name: band.kernel for band in stage.bands}
     kernels[QUALITY] = "nearest"
     seen = {
@@ -135,7 +138,7 @@ def _add_imagery(
         for scene in seen
         for name, kernel in kernels.items()
     ]
-    for (header, _), window in zip(reads, needed_windows(reads, box), strict=True):
+    for (header, _), window in zip(reads, needed_windows(reads, pixels), strict=True):
         tiles, size, decoded, useful = cog_tiles(header, window)
         bill.requests += tiles
         bill.read_bytes += size

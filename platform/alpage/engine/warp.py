@@ -25,7 +25,6 @@ from alpage.engine.hrefs import safe_name
 from alpage.engine.positions import (
     Block,
     Source,
-    block_of,
     grids,
     outline,
     positions,
@@ -92,24 +91,24 @@ def needed_window(header: CogHeader, geobox: GeoBox, *, kernel: Kernel = "cubic"
     May leave the image; (0, 0, 0, 0) where the block has no place in the file's CRS.
     """
     source, block = grids(header, geobox)
-    return _needed_window(source, block, kernel, safe_name(header.href))
+    return _needed_window(header, source, block, kernel)
 
 
-def needed_windows(headers: Iterable[tuple[CogHeader, Kernel]], geobox: GeoBox) -> Iterator[Window]:
+def needed_windows(headers: Iterable[tuple[CogHeader, Kernel]], block: Block) -> Iterator[Window]:
     """Yield `needed_window` of many files for one block: files of one grid are worked out once."""
-    block, known = block_of(geobox), {}
+    known: dict[tuple[object, ...], Window] = {}
     for header, kernel in headers:
         key = header.crs, header.transform, header.shape_yx, kernel
         if key not in known:
-            known[key] = _needed_window(source_of(header), block, kernel, safe_name(header.href))
+            known[key] = _needed_window(header, source_of(header), block, kernel)
         yield known[key]
 
 
-def _needed_window(source: Source, block: Block, kernel: Kernel, name: str) -> Window:
+def _needed_window(header: CogHeader, source: Source, block: Block, kernel: Kernel) -> Window:
     lies = _placement(source, block)
     if lies.kind == "aligned" or (lies.kind == "repeat" and kernel == "nearest"):
         return lies.window
-    return _window(*rim(source, block), _scale_of(name, source, block), kernel)
+    return _window(*rim(source, block), _scale_of(header, source, block), kernel)
 
 
 def touches(header: CogHeader, geobox: GeoBox) -> bool:
@@ -167,7 +166,7 @@ def need(header: CogHeader, geobox: GeoBox, *, kernel: Kernel) -> Need:
     lies = _placement(source, block)
     if lies.kind == "aligned":
         return Need(header, block, kernel, lies.window, None)
-    scale_yx = _scale_of(safe_name(header.href), source, block)
+    scale_yx = _scale_of(header, source, block)
     rows, columns = positions(source, block)
     window = _inside(_window(rows, columns, scale_yx, kernel), source.shape_yx)
     return Need(header, block, kernel, window, Warp(rows, columns, scale_yx))
@@ -222,10 +221,10 @@ def _in_halves(
     return np.concatenate(halves, axis=0 if height >= width else 1)
 
 
-def _scale_of(name: str, source: Source, block: Block) -> tuple[float, float]:
+def _scale_of(header: CogHeader, source: Source, block: Block) -> tuple[float, float]:
     found = scale(source, block.crs, (block.transform[4], block.transform[0]))
     if not np.isfinite(found).all():
-        raise BadCog(name, f"its centre has no place in {block.crs[:80]}")
+        raise BadCog(safe_name(header.href), f"its centre has no place in {block.crs[:80]}")
     return found
 
 

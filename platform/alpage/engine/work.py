@@ -61,7 +61,10 @@ class SceneIndex:
         by_day: dict[int, list[Scene]] = defaultdict(list)
         for scene in self._by_place.get((tile, block), ()):
             by_day[int(slot_of(Calendar.DAY, scene.solar_day))].append(scene)
-        return tuple((day, mosaic_order(by_day[day], self._epsg)) for day in sorted(by_day))
+        return tuple(
+            (day, tuple(found) if len(found) == 1 else mosaic_order(found, self._epsg))
+            for day, found in sorted(by_day.items())
+        )
 
     def days(self, tile: Tile, first: int, stop: int) -> tuple[int, ...]:
         """Return the day slots with scenes over a tile from `first` up to `stop`."""
@@ -73,10 +76,12 @@ class SceneIndex:
 
     def most_days(self, length: int) -> int:
         """Return the most days with scenes over one tile among so many consecutive days."""
+        # Most tiles of one path see the same days.
+        different = {days.tobytes(): days for days in self._days.values()}
         return max(
             (
                 int(np.max(np.searchsorted(days, days + length) - np.arange(len(days))))
-                for days in self._days.values()
+                for days in different.values()
             ),
             default=0,
         )
@@ -112,13 +117,14 @@ class Work:
             if isinstance(stage, Observe | Derive)
             for layer in stage.layers
         }
-        self._zones_of: dict[Tile, tuple[int, ...]] = {}
-        tree = shapely.STRtree(self.zones)
-        for tile in self.tiles:
-            box = shapely.box(*self.layout.grid.tile_box(tile).boundingbox.bbox)
-            self._zones_of[tile] = tuple(
-                sorted(int(n) for n in tree.query(box, predicate="intersects"))
-            )
+        tiles = list(self.tiles)
+        found = shapely.STRtree(self.zones).query(
+            self.layout.grid.outlines(tiles), predicate="intersects"
+        )
+        touching: dict[Tile, list[int]] = defaultdict(list)
+        for at, zone in found.T.tolist():
+            touching[tiles[at]].append(zone)
+        self._zones_of = {tile: tuple(sorted(numbers)) for tile, numbers in touching.items()}
 
     @property
     def steps(self) -> tuple[str, ...]:

@@ -9,7 +9,11 @@ import dask.config
 from distributed import Client, LocalCluster
 
 from alpage.errors import ClusterError
+from alpage.settings import settings
 from alpage.study import ClusterChoice
+
+# What a run and its workers must agree on.
+SAME_VERSIONS = ("alpage", "dask", "distributed", "icechunk", "numpy", "zarr")
 
 # Icechunk and obstore run threads of their own, which a forked process would not have.
 DASK_SETTINGS = {
@@ -42,7 +46,9 @@ def open_cluster(choice: ClusterChoice) -> Iterator[Client]:
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with dask.config.set(DASK_SETTINGS), contextlib.ExitStack() as stack:
         try:
-            if choice.kind == "address":
+            if choice.kind == "kubernetes":
+                client = stack.enter_context(_kubernetes(choice))
+            elif choice.kind == "address":
                 client = stack.enter_context(Client(choice.address, timeout="30s"))
             else:
                 scratch = stack.enter_context(
@@ -67,4 +73,47 @@ def open_cluster(choice: ClusterChoice) -> Iterator[Client]:
                 f"cluster: {choice.kind} cluster of {choice.workers} workers "
                 f"{'at ' + str(choice.address) if choice.address else ''} did not start: {error}"
             ) from error
+        if choice.kind != "local":
+            _check_versions(client)
         yield client
+
+
+def _kubernetes(choice: ClusterChoice) -> contextlib.AbstractContextManager[Client]:
+    try:
+        from alpage.kube.cluster import open_kubernetes
+    except ModuleNotFoundError as error:
+        raise ClusterError(
+            f"cluster: kind kubernetes needs what pip install 'alpage[kubernetes]' adds: {error}"
+        ) from error
+    told: dict[str, object] = {}
+    dask.config.set(DASK_SETTINGS, config=told)
+    return open_kubernetes(
+        choice,
+        settings().cluster_template,
+        settings().cluster_start_seconds,
+        dask.config.serialize(told),
+    )
+
+
+def _check_versions(client: Client) -> None:
+    """Raises ClusterError where scheduler or workers run other versions than this process."""
+    told = client.get_versions(packages=list(SAME_VERSIONS))
+    own = _versions(told["client"])
+    others = {"scheduler": told["scheduler"], **told["workers"]}
+    for name, other in others.items():
+        theirs = _versions(other)
+        different = [
+            f"{package} {theirs[package]} instead of {version}"
+            for package, version in own.items()
+            if theirs[package] != version
+        ]
+        if different:
+            raise ClusterError(
+                f"cluster: {name} runs {', '.join(different)}: use one image, or one environment, "
+                "for the flow and its cluster"
+            )
+
+
+def _versions(told: dict[str, dict[str, str | None]]) -> dict[str, str | None]:
+    python = ".".join(str(told["host"]["python"]).split(".")[:2])
+    return {"python": python, **{name: told["packages"].get(name) for name in SAME_VERSIONS}}

@@ -1,6 +1,7 @@
 """What the operator sets, once for all studies: prices, trust, retries. Read from ALPAGE_*."""
 
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -34,6 +35,12 @@ class Settings(BaseSettings):
         None, description="Hosts imagery may come from; unset: any public one."
     )
     allowed_buckets: Names = Field(None, description="Buckets imagery may come from; unset: any.")
+    cluster_template: Path | None = Field(
+        None, description="DaskCluster resource that clusters on Kubernetes are made from."
+    )
+    cluster_start_seconds: float = Field(
+        300.0, gt=0, description="Longest wait for the first worker on Kubernetes."
+    )
 
 
 @cache

@@ -124,17 +124,29 @@ class GridChoice(_Strict):
 
 
 class ClusterChoice(_Strict):
-    """The cluster that belongs to the run: processes of this machine, or a scheduler's address."""
+    """The cluster that belongs to the run: of this machine, of Kubernetes, or at an address."""
 
-    kind: Literal["local", "address"] = "local"
+    kind: Literal["local", "kubernetes", "address"] = "local"
     workers: int = Field(2, ge=1, le=1024)
     memory_gib: float = Field(2.0, gt=0.25, description="Memory of one worker.")
+    cores: float | None = Field(
+        None, gt=0, description="For kind kubernetes: cores of one worker, by default 1."
+    )
+    image: str | None = Field(
+        None, description="For kind kubernetes: image of the workers, by default the installed one."
+    )
+    node_selector: dict[str, str] = Field(
+        default_factory=dict, description="For kind kubernetes: labels of the workers' nodes."
+    )
     address: str | None = Field(None, description="For kind address: tcp://host:port.")
 
     @model_validator(mode="after")
-    def _address_where_needed(self) -> "ClusterChoice":
+    def _what_goes_together(self) -> "ClusterChoice":
         if (self.kind == "address") != (self.address is not None):
             raise ValueError("address goes with kind: address, and only with it")
+        for name in ("cores", "image", "node_selector"):
+            if getattr(self, name) and self.kind != "kubernetes":
+                raise ValueError(f"{name} goes with kind: kubernetes, and only with it")
         return self
 
 

@@ -30,6 +30,10 @@ RETRIES: "RetryConfig" = {"max_retries": MAX_TRIES}  # with obstore's jittered e
 TIMEOUTS: "ClientConfig" = {"connect_timeout": "10s", "timeout": "120s"}
 PASSING = {408, 425, 429}
 """Statuses below 500 that ask for patience."""
+PASSING_SIGNS = (
+    r"HTTP error|body error|reading a body|streaming error|error sending|dispatch failure|"
+    r"connection (?:reset|closed|refused)|timed? ?out"
+)
 KEY_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 # botocore renews keys ten minutes before they end; clients ask again five minutes before this.
 ASK_AGAIN_AFTER = dt.timedelta(minutes=8)
@@ -300,7 +304,7 @@ def reason(error: BaseException) -> str:
 
 
 def is_passing(error: BaseException) -> bool:
-    """Return whether a failure of obstore may be over when the request is made again.
+    """Return whether a failure of obstore or Icechunk may be over when it is tried again.
 
     >>> is_passing(OSError("Server returned non-2xx status code: 503 Service Unavailable"))
     True
@@ -308,7 +312,7 @@ def is_passing(error: BaseException) -> bool:
     text = str(error)
     if status := re.search(r"status(?: code)?:? (\d{3})", text, re.IGNORECASE):
         return int(status[1]) in PASSING or int(status[1]) >= 500
-    return bool(re.search(r"HTTP error|body error|error sending|reset|timed? ?out|closed", text))
+    return bool(re.search(PASSING_SIGNS, text, re.IGNORECASE))
 
 
 def _code(text: str) -> str:

@@ -105,14 +105,18 @@ def s3(s3_server: Environment, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     for name, value in s3_server.items():
         monkeypatch.setenv(name, value)
     forget_environment()
+    return _new_bucket(s3_server)
+
+
+def _new_bucket(environment: Environment) -> Bucket:
     files = s3fs.S3FileSystem(
-        key=s3_server["AWS_ACCESS_KEY_ID"],
-        secret=s3_server["AWS_SECRET_ACCESS_KEY"],
-        endpoint_url=s3_server["AWS_ENDPOINT_URL"],
+        key=environment["AWS_ACCESS_KEY_ID"],
+        secret=environment["AWS_SECRET_ACCESS_KEY"],
+        endpoint_url=environment["AWS_ENDPOINT_URL"],
     )
     name = f"test-{uuid.uuid4().hex[:12]}"
     files.mkdir(name)
-    return Bucket(name, s3_server, files)
+    return Bucket(name, environment, files)
 
 
 @pytest.fixture(scope="session")
@@ -195,6 +199,8 @@ class Proxy:
     fault_rate: float = 0.1
     played: Counter[str] = field(default_factory=Counter)
     chance: random.Random = field(default_factory=lambda: random.Random(1))
+    bucket: Any = None
+    scheduler: str = ""
 
     def next_fault(self, method: str) -> str:
         """Return what goes wrong with a request, nothing for most."""
@@ -282,20 +288,15 @@ def proxy(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     """A proxy before the server, unsigned so that it may change what it passes on."""
     s3.open_to_all()
     monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
-    with _proxied(s3, monkeypatch) as made:
-        yield made
-
-
-@pytest.fixture
-def network(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """A proxy before the server that breaks, but passes on what it does unchanged."""
-    with _proxied(s3, monkeypatch) as made:
+    with _proxied(s3.environment, monkeypatch) as made:
         yield made
 
 
 @contextlib.contextmanager
-def _proxied(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    made = Proxy(s3.environment["AWS_ENDPOINT_URL"])
+def _proxied(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    made = Proxy(environment["AWS_ENDPOINT_URL"])
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(made)) as listening:
         listening.daemon_threads = True
         made.port = listening.server_port
@@ -306,3 +307,15 @@ def _proxied(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
         yield made
         listening.shutdown()
         thread.join()
+
+
+@pytest.fixture(scope="session")
+def proxied() -> Callable[..., Any]:
+    """The function that puts a proxy before a server, which passes on signatures unchanged."""
+    return _proxied
+
+
+@pytest.fixture(scope="session")
+def new_bucket() -> Callable[[Environment], Bucket]:
+    """The function that makes a bucket."""
+    return _new_bucket

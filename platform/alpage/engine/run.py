@@ -35,6 +35,7 @@ from alpage.errors import (
     SceneError,
     StorageError,
 )
+from alpage.objectstore import MAX_TRIES, is_passing
 from alpage.product import Derive, Gather, Observe, Summarise
 from alpage.settings import Settings
 from alpage.timeaxis import Calendar
@@ -236,7 +237,9 @@ class Run:
             return False, _Replan()
         if isinstance(failure, AlpageError) and not isinstance(failure, StorageError):
             return False, failure
-        if attempts <= self.settings.block_retries:
+        # A network that breaks asks for more patience than a product that does.
+        patience = MAX_TRIES if is_passing(failure) else self.settings.block_retries
+        if attempts <= patience:
             return True, None
         # A full disk or a store that is gone is no fault of the block.
         stored = isinstance(failure, StorageError | icechunk.IcechunkError)

@@ -1,0 +1,327 @@
+"""The chart installed on a real Kubernetes, with the real archive in an S3 server beside it.
+
+`make e2e` runs these tests on the cluster of KUBECONFIG. Their namespaces are made and removed; the
+resource definitions of Dask stay. Images are built and given to the cluster by E2E_IMAGE_BUILDER,
+a command that takes a tag and a folder with a Dockerfile; by default ../shared/cluster/image.sh.
+"""
+
+import base64
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import s3fs
+import xarray as xr
+from s3_server import NoServer, built
+
+from alpage import verbs
+from alpage.study import make_study
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILDER = ROOT.parent / "shared" / "cluster" / "image.sh"
+IMAGE, S3_IMAGE = "docker.io/library/alpage:e2e", "docker.io/library/versitygw:e2e"
+PATCH = "00002806639B424A"
+NAMESPACE, RELEASE = "alpage-e2e", "alpage"
+STUDY = {
+    "product": "vegetation",
+    "area": {"bbox": [3.0193, 50.8131, 3.0284, 50.8188]},
+    "period": "2017-08-01/2018-11-30",
+}
+GROUPS = ("day", "dekad", "year")
+INSTALL_S, RUN_S, GONE_S = 600, 900, 180
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Nothing here runs unless it is asked for by its mark: a KUBECONFIG may be anybody's."""
+    if "cluster" in config.getoption("markexpr"):
+        return
+    here = [item for item in items if Path(item.path).is_relative_to(Path(__file__).parent)]
+    config.hook.pytest_deselected(items=here)
+    items[:] = [item for item in items if item not in here]
+
+
+def run(*command: str | Path, timeout: float = 120, check: bool = True) -> str:
+    """Return what a command says; fails with what it complained of."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    if check and done.returncode:
+        pytest.fail(f"{' '.join(map(str, command))}: {done.stdout}{done.stderr}", pytrace=False)
+    return done.stdout if check else done.stdout + done.stderr
+
+
+def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    """Return what a condition gives, once it gives something."""
+    end = time.monotonic() + seconds
+    while True:
+        if value := condition():
+            return value
+        assert time.monotonic() < end, f"waited {seconds:.0f} s until {what}"
+        time.sleep(1)
+
+
+@contextlib.contextmanager
+def forwarded(namespace: str, service: str, port: int) -> Iterator[str]:
+    """Give host and port of this machine that lead to a service."""
+    command = ["kubectl", "-n", namespace, "port-forward", f"service/{service}", f":{port}"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            found = re.search(r"127\.0\.0\.1:(\d+)", line)
+            assert found, f"port-forward says {line}"
+            yield f"127.0.0.1:{found[1]}"
+        finally:
+            process.kill()
+
+
+@dataclass
+class Installed:
+    """One installation of the chart."""
+
+    namespace: str
+    name: str = RELEASE
+    figures: dict[str, float] = field(default_factory=dict)
+    """Seconds by what took them."""
+
+    def kubectl(self, *arguments: str, check: bool = True) -> str:
+        """Return what kubectl says in this namespace."""
+        return run("kubectl", "-n", self.namespace, *arguments, check=check)
+
+    def items(self, kind: str, labels: str = "") -> list[dict[str, Any]]:
+        """Return the objects of a kind."""
+        selected = ["-l", labels] if labels else []
+        told = self.kubectl("get", kind, "-o", "json", *selected)
+        return list(json.loads(told)["items"])
+
+    def api(self) -> contextlib.AbstractContextManager[str]:
+        """Give where Prefect's server is reached from here."""
+        return forwarded(self.namespace, f"{self.name}-server", 4200)
+
+    def call(self, method: str, path: str, content: Any = None) -> Any:
+        """Return what Prefect's API answers."""
+        with self.api() as address, httpx.Client(base_url=f"http://{address}/api") as client:
+            answer = client.request(method, path, json=content, timeout=60)
+            assert answer.is_success, answer.text
+            return answer.json() if answer.content else None
+
+    def submit(self, study: dict[str, Any], deployment: str = "build") -> str:
+        """Start a run of a study as any client does; returns its id."""
+        found = self.call("GET", f"/deployments/name/{deployment}/{deployment}")
+        parameters = {"parameters": {"study": study}}
+        started = self.call("POST", f"/deployments/{found['id']}/create_flow_run", parameters)
+        return str(started["id"])
+
+    def state(self, run_id: str) -> dict[str, Any]:
+        """Return the state of a run."""
+        return dict(self.call("GET", f"/flow_runs/{run_id}")["state"])
+
+    def ended(self, run_id: str, seconds: float = RUN_S) -> dict[str, Any]:
+        """Return the state of a run that has ended."""
+        final = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+
+        def state() -> dict[str, Any] | None:
+            now = self.state(run_id)
+            return now if now["type"] in final else None
+
+        return dict(until(state, seconds, f"run {run_id} has ended"))
+
+    def logs(self, run_id: str) -> str:
+        """Return what a run said to Prefect."""
+        of_run = {"logs": {"flow_run_id": {"any_": [run_id]}}, "limit": 200}
+        return "\n".join(line["message"] for line in self.call("POST", "/logs/filter", of_run))
+
+    def left_over(self) -> list[str]:
+        """Return what runs started and nobody removed yet."""
+        clusters = [f"daskcluster/{one['metadata']['name']}" for one in self.items("daskclusters")]
+        of_runs = [
+            f"{kind}/{one['metadata']['name']}"
+            for kind in ("pods", "services", "deployments", "daskworkergroups")
+            for one in self.items(kind, "dask.org/cluster-name")
+        ]
+        flows = [f"job/{one['metadata']['name']}" for one in self.items("jobs")]
+        return clusters + of_runs + flows
+
+    def storage(self) -> contextlib.AbstractContextManager[s3fs.S3FileSystem]:
+        """Give the objects of the chart's S3 server."""
+        return _storage(self)
+
+
+@contextlib.contextmanager
+def _storage(installed: Installed) -> Iterator[s3fs.S3FileSystem]:
+    secret = json.loads(
+        installed.kubectl("get", "secret", f"{installed.name}-storage", "-o", "json")
+    )
+    keys = {name: base64.b64decode(value).decode() for name, value in secret["data"].items()}
+    with forwarded(installed.namespace, f"{installed.name}-storage", 7070) as address:
+        files = s3fs.S3FileSystem(
+            key=keys["AWS_ACCESS_KEY_ID"],
+            secret=keys["AWS_SECRET_ACCESS_KEY"],
+            endpoint_url=f"http://{address}",
+            client_kwargs={"region_name": "us-east-1"},
+            skip_instance_cache=True,
+        )
+        yield files
+
+
+@pytest.fixture(scope="session")
+def kubernetes() -> None:
+    """A Kubernetes that answers, and the programs that speak to it."""
+    if "KUBECONFIG" not in os.environ:
+        pytest.fail("set KUBECONFIG to a cluster that may be tried things on", pytrace=False)
+    for program in ("kubectl", "helm"):
+        if shutil.which(program) is None:
+            pytest.fail(f"expected {program} on PATH", pytrace=False)
+    run("kubectl", "get", "--raw", "/readyz")
+
+
+@pytest.fixture(scope="session")
+def images(kubernetes: None, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Both images, built from these sources and given to the cluster."""
+    builder = os.environ.get("E2E_IMAGE_BUILDER", str(BUILDER))
+    if shutil.which(builder) is None:
+        pytest.fail(f"set E2E_IMAGE_BUILDER: there is no {builder}", pytrace=False)
+    began = time.monotonic()
+    context = tmp_path_factory.mktemp("image")
+    run(ROOT / "scripts" / "image_context", context)
+    run(builder, IMAGE, context, timeout=1800)
+    storage = tmp_path_factory.mktemp("s3-image")
+    try:
+        shutil.copy(built(), storage / "versitygw")
+    except NoServer as error:
+        pytest.fail(str(error), pytrace=False)
+    shutil.copy(Path(__file__).parent / "s3.Dockerfile", storage / "Dockerfile")
+    run(builder, S3_IMAGE, storage, timeout=300)
+    _say("images built and given to the cluster", time.monotonic() - began)
+
+
+@pytest.fixture(scope="session")
+def installed(images: None) -> Iterator[Installed]:
+    """The chart, ready, in a namespace that takes restricted pods only."""
+    it = Installed(NAMESPACE)
+    _remove(it)
+    run("kubectl", "create", "namespace", it.namespace)
+    restricted = "pod-security.kubernetes.io/enforce=restricted"
+    run("kubectl", "label", "namespace", it.namespace, restricted)
+    began = time.monotonic()
+    _helm("install", it)
+    it.figures["helm install to Ready"] = time.monotonic() - began
+    yield it
+    for what, seconds in it.figures.items():
+        _say(what, seconds)
+    if not os.environ.get("E2E_KEEP"):
+        _remove(it)
+
+
+@pytest.fixture(scope="session")
+def archive(installed: Installed) -> str:
+    """The real archive, in the chart's S3 server."""
+    folder = ROOT.parent / "shared" / "archive" / PATCH
+    if not folder.is_dir():
+        pytest.fail(f"needs the shared archive beside the project: {folder} is absent")
+    with installed.storage() as files:
+        for bucket in ("archive", "cubes"):
+            files.call_s3("create_bucket", Bucket=bucket)
+        files.put(f"{folder}/", f"archive/{PATCH}/", recursive=True)
+    return f"s3://archive/{PATCH}/collection.json"
+
+
+@pytest.fixture(scope="session")
+def study(archive: str) -> Callable[..., dict[str, Any]]:
+    """A vegetation study of the real archive, with a cube of its own and the cluster one wants."""
+    small = {"kind": "kubernetes", "workers": 2, "memory_gib": 1, "cores": 0.1}
+
+    def make(name: str, **cluster: Any) -> dict[str, Any]:
+        own = {"archive": archive, "cube": f"s3://cubes/{name}", "grid": {"tile_px": 16}}
+        return {**STUDY, **own, "cluster": {**small, **cluster}}
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def local(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, xr.Dataset]:
+    """The release of the same study, run on this machine."""
+    collection = shared / "archive" / PATCH / "collection.json"
+    content = {**STUDY, "archive": str(collection), "cube": "cube"}
+    study = make_study(content, folder=tmp_path_factory.mktemp("local"))
+    verbs.run(study)
+    store = verbs.release(study).store
+    return {group: xr.open_zarr(store, group=group, consolidated=False) for group in GROUPS}
+
+
+@pytest.fixture(scope="session")
+def same(installed: Installed, local: dict[str, xr.Dataset]) -> Callable[[str], int]:
+    """Checks that the release of a cube has the values of the local one; gives how many."""
+
+    def check(cube: str) -> int:
+        compared = 0
+        with installed.storage() as files:
+            (collection,) = files.glob(f"cubes/{cube}.release/*/collection.json")
+            store = f"s3://{collection.removesuffix('collection.json')}cube.zarr"
+            for group, expected in local.items():
+                found = xr.open_zarr(
+                    store,
+                    group=group,
+                    consolidated=False,
+                    storage_options=files.storage_options,
+                )
+                assert set(found.variables) == set(expected.variables)
+                for name, variable in expected.variables.items():
+                    np.testing.assert_array_equal(found[name].to_numpy(), variable.to_numpy())
+                    compared += variable.size
+        return compared
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def clean(installed: Installed) -> Callable[[], float]:
+    """Waits until nothing is left of any run; gives the seconds that took."""
+
+    def check() -> float:
+        began = time.monotonic()
+        until(lambda: not installed.left_over(), GONE_S, "nothing is left of runs")
+        return time.monotonic() - began
+
+    return check
+
+
+@pytest.fixture(scope="session", name="until")
+def _until() -> Callable[..., Any]:
+    """Waits for what a condition gives."""
+    return until
+
+
+def _helm(verb: str, it: Installed, *more: str) -> None:
+    values = Path(__file__).parent / "values.yaml"
+    command = ["helm", verb, it.name, ROOT / "helm" / "alpage", "-n", it.namespace, "-f", values]
+    run(*command, "--wait", "--timeout", f"{INSTALL_S}s", *more, timeout=INSTALL_S + 60)
+
+
+def _remove(it: Installed) -> None:
+    there = run("kubectl", "get", "namespace", it.namespace, check=False)
+    if "NotFound" in there:
+        return
+    run("helm", "uninstall", it.name, "-n", it.namespace, "--wait", check=False)
+    run("kubectl", "delete", "namespace", it.namespace, "--wait", timeout=GONE_S)
+
+
+def _say(what: str, seconds: float) -> None:
+    os.write(2, f"\n{what}: {seconds:.0f} s".encode())

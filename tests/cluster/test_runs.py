@@ -1,0 +1,53 @@
+"""Studies run by their deployment, each ending in the right cube or a named failure, and clean."""
+
+import datetime as dt
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.cluster
+
+
+def _waited(flow: dict[str, Any]) -> float:
+    """Seconds from the request of a run to its first line."""
+    began, ended = (dt.datetime.fromisoformat(flow[key]) for key in ("created", "start_time"))
+    return (ended - began).total_seconds()
+
+
+def test_a_study_run_by_its_deployment_equals_the_local_run(
+    installed: Any, study: Callable[..., Any], same: Callable[..., int], clean: Any
+) -> None:
+    run_id = installed.submit(study("plain"))
+    state = installed.ended(run_id)
+    ended = time.monotonic()
+    assert state["type"] == "COMPLETED", f"{state['message']}\n{installed.logs(run_id)}"
+    clusters = installed.items("daskclusters")
+    assert clusters == [], "the cluster is gone before the run has ended"
+    figures = installed.figures
+    flow = installed.call("GET", f"/flow_runs/{run_id}")
+    figures["run: until its flow starts"] = _waited(flow)
+    figures["run: flow"] = flow["total_run_time"]
+    of_run = {"flow_runs": {"id": {"any_": [run_id]}}}
+    for task in installed.call("POST", "/task_runs/filter", of_run):
+        figures[f"run: {task['name'].rsplit('-', 1)[0]}"] = task["total_run_time"]
+    assert same("plain") > 0
+    clean()
+    figures["run: until nothing is left of it"] = time.monotonic() - ended
+    artifacts = installed.call("POST", "/artifacts/filter", of_run)
+    assert {one["key"] for one in artifacts} == {"bill", "progress", "report"}
+    (report,) = (json.dumps(one["data"]) for one in artifacts if one["key"] == "report")
+    assert "| retries | 0 |" in report
+
+
+def test_the_same_study_again_does_nothing(
+    installed: Any, study: Callable[..., Any], clean: Any
+) -> None:
+    run_id = installed.submit(study("plain"), "update")
+    state = installed.ended(run_id)
+    assert state["type"] == "COMPLETED", installed.logs(run_id)
+    flow = installed.call("GET", f"/flow_runs/{run_id}")
+    installed.figures["same study again: flow"] = flow["total_run_time"]
+    clean()

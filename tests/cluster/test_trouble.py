@@ -1,0 +1,143 @@
+"""What goes wrong around a run: an identical cube or a named failure, and nothing left behind."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.cluster
+
+Study = dict[str, Any]
+Make = Callable[..., Study]
+NAMED_S = 90
+
+
+def _workers(installed: Any) -> list[str]:
+    pods = installed.items("pods", "dask.org/component=worker")
+    return [pod["metadata"]["name"] for pod in pods if pod["status"]["phase"] == "Running"]
+
+
+def _working(installed: Any, run_id: str, until: Callable[..., Any]) -> None:
+    """Wait until the run has its workers."""
+
+    def begun() -> bool:
+        state = installed.state(run_id)
+        assert state["type"] not in ("FAILED", "CRASHED"), installed.logs(run_id)
+        return bool(_workers(installed))
+
+    until(begun, 240, "the run has workers")
+
+
+def test_workers_deleted_on_the_way_leave_the_same_cube(
+    installed: Any, study: Make, same: Callable[..., int], clean: Any, until: Any
+) -> None:
+    run_id = installed.submit(study("deleted"))
+    deleted = 0
+    _working(installed, run_id, until)
+    while installed.state(run_id)["type"] == "RUNNING" and deleted < 4:
+        for name in _workers(installed)[:1]:
+            installed.kubectl("delete", "pod", name, "--grace-period=0", "--force", check=False)
+            deleted += 1
+        time.sleep(4)
+    state = installed.ended(run_id)
+    assert deleted > 0
+    assert state["type"] == "COMPLETED", installed.logs(run_id)
+    assert same("deleted") > 0
+    installed.figures[f"run with {deleted} workers deleted: flow"] = installed.call(
+        "GET", f"/flow_runs/{run_id}"
+    )["total_run_time"]
+    clean()
+
+
+def test_a_cancelled_run_leaves_nothing(
+    installed: Any, study: Make, clean: Any, until: Any
+) -> None:
+    run_id = installed.submit(study("cancelled"))
+    _working(installed, run_id, until)
+    began = time.monotonic()
+    cancelling = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
+    installed.call("POST", f"/flow_runs/{run_id}/set_state", cancelling)
+    assert installed.ended(run_id, 180)["type"] == "CANCELLED"
+    installed.figures["cancelled: until it has ended"] = time.monotonic() - began
+    installed.figures["cancelled: until nothing is left"] = clean()
+
+
+def test_a_flow_whose_pod_is_killed_leaves_nothing_and_goes_on(
+    installed: Any, study: Make, same: Callable[..., int], clean: Any, until: Any
+) -> None:
+    run_id = installed.submit(study("killed"))
+    _working(installed, run_id, until)
+    before = installed.items("daskclusters")[0]["metadata"]["name"]
+    for pod in installed.items("pods", "alpage/component=flow"):
+        name = pod["metadata"]["name"]
+        installed.kubectl("delete", "pod", name, "--grace-period=0", "--force", check=False)
+
+    def gone() -> bool:
+        return before not in [one["metadata"]["name"] for one in installed.items("daskclusters")]
+
+    until(gone, 120, "Kubernetes has removed the cluster of the killed flow")
+    again = installed.submit(study("killed"))
+    state = installed.ended(again)
+    assert state["type"] == "COMPLETED", installed.logs(again)
+    assert same("killed") > 0
+    installed.call("POST", f"/flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLED"}})
+    clean()
+
+
+@pytest.mark.parametrize(
+    ("cluster", "changes", "words"),
+    [
+        (
+            {"image": "docker.io/library/alpage:none"},
+            {},
+            "alpage:none: the image is not on the node",
+        ),
+        ({"node_selector": {"disk": "none"}}, {}, "no node takes it"),
+        ({"memory_gib": 500}, {}, "no node takes it"),
+        ({}, {"cube": "s3://none/cube"}, "there is no such bucket"),
+    ],
+    ids=["image", "nodes", "memory", "bucket"],
+)
+def test_what_cannot_work_is_named_within_a_minute(
+    installed: Any,
+    study: Make,
+    clean: Any,
+    cluster: dict[str, Any],
+    changes: dict[str, str],
+    words: str,
+) -> None:
+    run_id = installed.submit({**study("wrong", **cluster), **changes})
+    state = installed.ended(run_id, 240)
+    assert state["type"] == "FAILED"
+    assert words in state["message"], state["message"]
+    flow = installed.call("GET", f"/flow_runs/{run_id}")
+    assert flow["total_run_time"] < NAMED_S
+    clean()
+
+
+def test_without_its_operator_a_run_says_so(installed: Any, study: Make, clean: Any) -> None:
+    operator = f"deployment/{installed.name}-operator"
+    installed.kubectl("scale", operator, "--replicas=0")
+    try:
+        run_id = installed.submit(study("alone"))
+        state = installed.ended(run_id, 240)
+        assert "is the Dask operator running" in state["message"], state["message"]
+    finally:
+        installed.kubectl("scale", operator, "--replicas=1")
+        installed.kubectl("rollout", "status", operator, "--timeout=120s")
+    clean()
+
+
+def test_a_quota_that_is_too_small_is_named(installed: Any, study: Make, clean: Any) -> None:
+    pods = len(installed.items("pods"))
+    # Room for the flow's pod and the scheduler's, and for one worker.
+    installed.kubectl("create", "quota", "small", f"--hard=pods={pods + 3}")
+    try:
+        run_id = installed.submit(study("crowded", workers=3))
+        state = installed.ended(run_id)
+        assert state["type"] == "COMPLETED", state["message"]
+        assert "2 of 3 workers wait: quota small allows pods" in installed.logs(run_id)
+    finally:
+        installed.kubectl("delete", "quota", "small")
+    clean()

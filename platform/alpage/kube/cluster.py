@@ -51,7 +51,7 @@ def open_kubernetes(
     cluster = _Cluster.create(resource)
     try:
         cluster.await_scheduler(patience_s)
-        with Client(cluster.address, timeout="60s", set_as_default=False) as client:
+        with Client(cluster.address, timeout="60s") as client:
             cluster.await_workers(client, choice.workers, patience_s)
             yield client
     finally:

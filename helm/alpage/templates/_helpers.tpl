@@ -1,0 +1,126 @@
+{{- define "alpage.name" -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "alpage.image" -}}
+{{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) -}}
+{{- end -}}
+
+{{/* Labels of everything: dict "root" and "component". */}}
+{{- define "alpage.labels" -}}
+{{ include "alpage.selector" . }}
+app.kubernetes.io/name: alpage
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+app.kubernetes.io/part-of: alpage
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | quote }}
+{{- end -}}
+
+{{/* Labels of our own: Prefect sets the usual ones of runs' pods to its own mind. */}}
+{{- define "alpage.selector" -}}
+alpage/release: {{ .root.Release.Name }}
+alpage/component: {{ .component }}
+{{- end -}}
+
+{{- define "alpage.metadata" -}}
+name: {{ include "alpage.name" .root }}-{{ .component }}
+namespace: {{ .root.Release.Namespace }}
+labels: {{- include "alpage.labels" . | nindent 2 }}
+{{- end -}}
+
+{{/* What the restricted Pod Security Standard asks of a pod and of its containers. */}}
+{{- define "alpage.podSecurity" -}}
+runAsNonRoot: true
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- define "alpage.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{- define "alpage.pull" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+{{- range . }}
+  - name: {{ . }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "alpage.scratch" -}}
+name: scratch
+emptyDir: {sizeLimit: {{ .Values.cluster.scratchLimit }}}
+{{- end -}}
+
+{{- define "alpage.apiUrl" -}}
+{{- .Values.prefect.apiUrl | default (printf "http://%s-server.%s.svc:4200/api" (include "alpage.name" .) .Release.Namespace) -}}
+{{- end -}}
+
+{{/* The environment of whoever speaks to Prefect. */}}
+{{- define "alpage.prefectEnv" -}}
+- {name: PREFECT_API_URL, value: {{ include "alpage.apiUrl" . | quote }}}
+{{- with .Values.prefect.authSecret }}
+- name: PREFECT_API_AUTH_STRING
+  valueFrom: {secretKeyRef: {name: {{ . }}, key: auth}}
+{{- end }}
+{{- end -}}
+
+{{- define "alpage.storageSecret" -}}
+{{- if .Values.trialStorage.enabled -}}
+{{ include "alpage.name" . }}-storage
+{{- else -}}
+{{ .Values.storage.secret }}
+{{- end -}}
+{{- end -}}
+
+{{- define "alpage.endpoint" -}}
+{{- if .Values.trialStorage.enabled -}}
+http://{{ include "alpage.name" . }}-storage.{{ .Release.Namespace }}.svc:7070
+{{- else -}}
+{{ .Values.storage.endpoint }}
+{{- end -}}
+{{- end -}}
+
+{{/* The environment of whoever reads and writes objects, and alpage's settings. */}}
+{{- define "alpage.storageEnv" -}}
+{{- $secret := include "alpage.storageSecret" . -}}
+- {name: AWS_REGION, value: {{ .Values.storage.region | quote }}}
+{{- with include "alpage.endpoint" . }}
+- {name: AWS_ENDPOINT_URL_S3, value: {{ . | quote }}}
+{{- end }}
+{{- if $secret }}
+{{- range list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" "AWS_SESSION_TOKEN" }}
+- name: {{ . }}
+  valueFrom: {secretKeyRef: {name: {{ $secret }}, key: {{ . }}, optional: {{ eq . "AWS_SESSION_TOKEN" }}}}
+{{- end }}
+{{- end }}
+{{- range $name, $value := .Values.settings }}
+- {name: ALPAGE_{{ upper $name }}, value: {{ $value | toString | quote }}}
+{{- end }}
+{{- end -}}
+
+{{/* Whatever two values contradict is refused by name. */}}
+{{- define "alpage.check" -}}
+{{- if and .Values.prefect.server.enabled .Values.prefect.apiUrl -}}
+{{- fail "prefect.apiUrl names a server that is there already: set prefect.server.enabled to false, or leave apiUrl empty" -}}
+{{- end -}}
+{{- if and (not .Values.prefect.server.enabled) (not .Values.prefect.apiUrl) -}}
+{{- fail "prefect.server.enabled is false: set prefect.apiUrl to the server that is there already" -}}
+{{- end -}}
+{{- if and .Values.prefect.server.persistence.existingClaim (not .Values.prefect.server.persistence.enabled) -}}
+{{- fail "prefect.server.persistence.existingClaim is set, but prefect.server.persistence.enabled is false: set it to true" -}}
+{{- end -}}
+{{- if and .Values.trialStorage.enabled (or .Values.storage.endpoint .Values.storage.secret) -}}
+{{- fail "trialStorage.enabled brings its own endpoint and keys: leave storage.endpoint and storage.secret empty" -}}
+{{- end -}}
+{{- if and .Values.trialStorage.enabled (not .Values.trialStorage.image) -}}
+{{- fail "trialStorage.enabled needs trialStorage.image, an image of versitygw" -}}
+{{- end -}}
+{{- if and .Values.flows.update.schedule (not .Values.flows.update.study) -}}
+{{- fail "flows.update.schedule is set: flows.update.study must say which study is brought up to date" -}}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,53 @@
+"""Compile every kernel into NUMBA_CACHE_DIR, by building a small cube of each product."""
+
+import datetime as dt
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from alpage import verbs
+from alpage.simulate.spec import ValleySpec
+from alpage.simulate.valley import Valley, simulate
+from alpage.study import make_study
+
+SPEC = ValleySpec(size_px=128, start=dt.date(2021, 9, 1), end=dt.date(2022, 10, 31))
+
+
+def main() -> None:
+    """Build the cubes and throw them away."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        valley = simulate(folder / "valley", SPEC, workers=1)
+        for product in ("vegetation", "snow", "lakes"):
+            report = verbs.run(make_study(_study(folder, valley, product), folder=folder))
+            sys.stdout.write(f"{product}: {report.n_blocks} blocks\n")
+    kernels = len(list(Path(os.environ["NUMBA_CACHE_DIR"]).rglob("*.nbc")))
+    assert kernels > 0, "expected compiled kernels in NUMBA_CACHE_DIR"
+    sys.stdout.write(f"{kernels} kernels\n")
+
+
+def _study(folder: Path, valley: Valley, product: str) -> dict[str, object]:
+    zones = json.loads(valley.zones.read_text())
+    if product == "lakes":
+        lakes = [one for one in zones["features"] if one["properties"]["kind"] == "lake"]
+        zones = {**zones, "features": lakes}
+    path = folder / f"{product}.geojson"
+    path.write_text(json.dumps(zones))
+    study: dict[str, object] = {
+        "product": product,
+        "area": {"bbox": list(valley.bbox)},
+        "period": f"{SPEC.start}/{SPEC.end}",
+        "archive": str(valley.collection),
+        "cube": f"cubes/{product}",
+        "zones": str(path),
+        "grid": {"tile_px": 64},
+    }
+    if product == "snow":
+        study["dem"] = str(valley.dem)
+    return study
+
+
+if __name__ == "__main__":
+    main()

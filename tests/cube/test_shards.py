@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, BytesCodec
 
-from alpage.cube.shards import ShardShape, ShardWriter, compressor, read_steps, write_shard
+from alpage.cube.shards import Shards, ShardShape, ShardWriter, check_encoding, compressor
 from alpage.errors import CubeError
 
 FILL = {"int16": -32768, "uint8": 255}
@@ -30,6 +30,13 @@ def make(dtype: str, *, shape: tuple[int, int, int] = (128, 80, 72)) -> zarr.Arr
     )
 
 
+def shards_of(array: zarr.Array) -> Shards:
+    dtype = array.dtype.newbyteorder("<")
+    shape = ShardShape(array.shards, array.chunks, dtype, int(array.fill_value))
+    check_encoding(array, shape)
+    return Shards(array.store_path.store, array.path, shape, array.shape[0])
+
+
 @settings(max_examples=40)
 @given(
     dtype=st.sampled_from(["int16", "uint8"]),
@@ -46,12 +53,13 @@ def test_zarr_reads_what_was_written(
     rows, columns = min(48, 80 - 48 * tile[0]), min(48, 72 - 48 * tile[1])
     values = rng.integers(0, 250, (len(slots), rows, columns)).astype(dtype)
     values[rng.random(values.shape) < holes] = FILL[dtype]
-    writer = ShardWriter(ShardShape.of(array))
+    shards = shards_of(array)
+    writer = ShardWriter(shards.shape)
     for start in range(0, len(slots), batch):
         writer.add(slots[start : start + batch], values[start : start + batch])
     data = writer.finish()
     assert (data is None) == bool((values == FILL[dtype]).all())
-    write_shard(array, (1, *tile), data)
+    shards.write((1, *tile), data)
     expected = np.full((128, 80, 72), FILL[dtype], dtype=dtype)
     place = (slice(48 * tile[0], 48 * tile[0] + 48), slice(48 * tile[1], 48 * tile[1] + 48))
     for slot, one in zip(slots, values, strict=True):
@@ -71,7 +79,7 @@ def test_what_zarr_wrote_is_read(indices: list[int], seed: int, tile: tuple[int,
     whole[:32] = whole[70:90] = FILL["int16"]
     array[:] = whole
     rows, columns = min(48, 80 - 48 * tile[0]), min(48, 72 - 48 * tile[1])
-    found = read_steps(array, np.array(indices, dtype=np.int64), tile, rows, columns)
+    found = shards_of(array).read(np.array(indices, dtype=np.int64), tile, rows, columns)
     assert found.shape == (len(indices), rows, columns)
     for index, one in zip(indices, found, strict=True):
         if 0 <= index < 128:
@@ -84,17 +92,18 @@ def test_what_zarr_wrote_is_read(indices: list[int], seed: int, tile: tuple[int,
 def test_an_empty_shard_takes_the_place_of_the_one_before() -> None:
     array = make("uint8")
     array[:64, :48, :48] = 7
-    writer = ShardWriter(ShardShape.of(array))
+    shards = shards_of(array)
+    writer = ShardWriter(shards.shape)
     writer.add([3], np.full((1, 48, 48), FILL["uint8"], dtype="uint8"))
-    write_shard(array, (0, 0, 0), writer.finish())
+    shards.write((0, 0, 0), writer.finish())
     assert (np.asarray(array) == FILL["uint8"]).all()
     assert array.nchunks_initialized == 0
-    write_shard(array, (0, 0, 0), None)
+    shards.write((0, 0, 0), None)
 
 
 def test_a_damaged_index_is_told(tmp_path: Path) -> None:
-    array = zarr.create_array(
-        tmp_path / "a",
+    array = zarr.create_group(tmp_path).create_array(
+        "a",
         shape=(32, 24, 24),
         shards=(32, 24, 24),
         chunks=(32, 24, 24),
@@ -109,7 +118,7 @@ def test_a_damaged_index_is_told(tmp_path: Path) -> None:
     data[-10] ^= 1
     shard.write_bytes(bytes(data))
     with pytest.raises(CubeError, match=r"index of .*c/0/0/0 is damaged"):
-        read_steps(array, np.array([0]), (0, 0), 24, 24)
+        shards_of(array).read(np.array([0]), (0, 0), 24, 24)
 
 
 def test_an_array_encoded_otherwise_is_refused() -> None:
@@ -119,4 +128,4 @@ def test_an_array_encoded_otherwise_is_refused() -> None:
         compressors=BloscCodec(),
     )  # fmt: skip
     with pytest.raises(CubeError, match="another version of alpage"):
-        ShardShape.of(array)
+        shards_of(array)

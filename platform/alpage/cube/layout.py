@@ -16,10 +16,11 @@ from typing import Any
 import icechunk
 import numpy as np
 import zarr
+from zarr.abc.store import Store
 from zarr.codecs import BytesCodec, ZstdCodec
 
 from alpage.cube.cf import coordinate_attributes, grid_mapping_attributes, layer_attributes
-from alpage.cube.shards import DAYS, compressor, inner_chunk
+from alpage.cube.shards import DAYS, Shards, ShardShape, compressor, inner_chunk
 from alpage.grid import Grid
 from alpage.product import Gather, Layer, Observe, Product, Summarise, Table, Zone
 from alpage.timeaxis import Calendar, Span, nested_slots, slot_of, start_of
@@ -146,6 +147,19 @@ class Layout:
                 case _:
                     steps[stage.name] = stage.layers[0].calendar
         return steps
+
+    def shard_shape(self, layer: Layer) -> ShardShape:
+        """Return how a layer is cut: a block is a shard."""
+        axis, tile = self.axes[layer.calendar], self.grid.tile_px
+        steps = DAYS if layer.calendar is Calendar.DAY else axis.window
+        side = inner_chunk(tile)
+        dtype = np.dtype(layer.dtype).newbyteorder("<")
+        return ShardShape((axis.window, tile, tile), (steps, side, side), dtype, layer.fill)
+
+    def shards(self, layer: Layer, store: Store) -> Shards:
+        """Return the shards of a layer in a store that holds a cube of this layout."""
+        steps = len(self.axes[layer.calendar].span)
+        return Shards(store, layer.path, self.shard_shape(layer), steps)
 
     def place(self, layer: Layer, tile: tuple[int, int], block: int) -> tuple[int, int, int]:
         """Return the number of a block's shard along time, y and x."""
@@ -290,14 +304,12 @@ def _write_time(group: zarr.Group, axis: Axis) -> None:
 
 
 def _create_layer(group: zarr.Group, layout: Layout, layer: Layer, axis: Axis) -> None:
-    tile = layout.grid.tile_px
-    side = inner_chunk(tile)
-    steps = DAYS if axis.calendar is Calendar.DAY else axis.window
+    shape = layout.shard_shape(layer)
     group.create_array(
         layer.name,
         shape=(len(axis.span), *layout.grid.shape_yx),
-        shards=(axis.window, tile, tile),
-        chunks=(steps, side, side),
+        shards=shape.shard,
+        chunks=shape.inner,
         dtype=layer.dtype,
         fill_value=layer.fill,
         serializer=BytesCodec(endian="little"),

@@ -16,7 +16,7 @@ import numpy as np
 import zarr
 from numba import njit
 from numpy.typing import NDArray
-from zarr.abc.store import RangeByteRequest, SuffixByteRequest
+from zarr.abc.store import ByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
@@ -75,26 +75,22 @@ class ShardShape:
         """Length of the index at the end of a shard."""
         return 16 * math.prod(self.chunks) + CRC_BYTES
 
-    @classmethod
-    def of(cls, array: zarr.Array) -> "ShardShape":
-        """Return how an array is cut.
 
-        Raises CubeError for an array that alpage encodes otherwise today.
-        """
-        order: Literal["little"] | None = "little" if array.dtype.itemsize > 1 else None
-        expected = ShardingCodec(
-            chunk_shape=array.chunks,
-            codecs=(BytesCodec(endian=order), compressor()),
-            index_codecs=(BytesCodec(endian="little"), Crc32cCodec()),
+def check_encoding(array: zarr.Array, shape: ShardShape) -> None:
+    """Raise CubeError for an array that is not cut or encoded as alpage does today."""
+    order: Literal["little"] | None = "little" if array.dtype.itemsize > 1 else None
+    expected = ShardingCodec(
+        chunk_shape=shape.inner,
+        codecs=(BytesCodec(endian=order), compressor()),
+        index_codecs=(BytesCodec(endian="little"), Crc32cCodec()),
+    )
+    (codec,) = array.metadata.codecs
+    told = codec.to_dict(), array.shards, array.dtype.newbyteorder("<"), int(array.fill_value)
+    if told != (expected.to_dict(), shape.shard, shape.dtype, shape.fill):
+        raise CubeError(
+            f"cube: {array.path} was written by another version of alpage, which encoded it "
+            "otherwise; build the cube anew at another place"
         )
-        (found,) = array.metadata.codecs
-        if found.to_dict() != expected.to_dict():
-            raise CubeError(
-                f"cube: {array.path} was written by another version of alpage, which encoded it "
-                "otherwise; build the cube anew at another place"
-            )
-        dtype = array.dtype.newbyteorder("<")
-        return cls(array.shards, array.chunks, dtype, int(array.fill_value))
 
 
 class ShardWriter:
@@ -155,68 +151,73 @@ class ShardWriter:
         self._size += len(data)
 
 
-def write_shard(array: zarr.Array, place: Place, data: bytes | None) -> None:
-    """Put a shard in its place, or take away the one that is there."""
-    store, key = array.store_path.store, _key(array, place)
-    if data is None:
-        sync(store.delete(key))
-    else:
-        sync(store.set(key, default_buffer_prototype().buffer.from_bytes(data)))
+class Shards:
+    """The shards of one layer in a store, by its path."""
 
+    def __init__(self, store: Store, path: str, shape: ShardShape, steps: int) -> None:
+        self._store, self._path, self.shape, self._steps = store, path, shape, steps
 
-def read_steps(
-    array: zarr.Array, indices: NDArray[np.int64], tile: tuple[int, int], rows: int, columns: int
-) -> Array:
-    """Return some time steps of a tile, shape (indices, rows, columns); fill outside the array.
+    def write(self, place: Place, data: bytes | None) -> None:
+        """Put a shard in its place, or take away the one that is there."""
+        if data is None:
+            sync(self._store.delete(self._key(place)))
+        else:
+            packed = default_buffer_prototype().buffer.from_bytes(data)
+            sync(self._store.set(self._key(place), packed))
 
-    Two requests a shard: its index, and what lies from the first to the last inner chunk needed.
-    """
-    shape = ShardShape.of(array)
-    out = np.full((len(indices), rows, columns), shape.fill, dtype=shape.dtype)
-    inside = np.flatnonzero((indices >= 0) & (indices < array.shape[0]))
-    for number in np.unique(indices[inside] // shape.shard[0]):
-        mine = inside[indices[inside] // shape.shard[0] == number]
-        _read_shard(
-            array, (int(number), *tile), shape, indices[mine] - number * shape.shard[0], mine, out
-        )
-    return out
+    def read(
+        self, indices: NDArray[np.int64], tile: tuple[int, int], rows: int, columns: int
+    ) -> Array:
+        """Return some time steps of a tile, shape (indices, rows, columns).
 
+        Fill outside the layer's time axis and where nothing was written. Two requests a shard:
+        its index, and what lies from the first to the last inner chunk needed. Raises CubeError
+        for a damaged index.
+        """
+        out = np.full((len(indices), rows, columns), self.shape.fill, dtype=self.shape.dtype)
+        inside = np.flatnonzero((indices >= 0) & (indices < self._steps))
+        length = self.shape.shard[0]
+        for number in np.unique(indices[inside] // length):
+            mine = inside[indices[inside] // length == number]
+            self._read_one((int(number), *tile), indices[mine] - number * length, mine, out)
+        return out
 
-def _read_shard(
-    array: zarr.Array,
-    place: Place,
-    shape: ShardShape,
-    slots: NDArray[np.int64],
-    targets: NDArray[np.int64],
-    out: Array,
-) -> None:
-    """Fill the targets along the first axis of `out` from the slots of one shard."""
-    key = _key(array, place)
-    tail = _get(array, key, SuffixByteRequest(shape.index_bytes))
-    if tail is None:
-        return
-    index = _index_of(key, tail, shape)
-    steps = shape.inner[0]
-    rows = np.unique(slots // steps)
-    offsets, sizes = index[rows, ..., 0], index[rows, ..., 1]
-    held = offsets != ABSENT
-    if not held.any():
-        return
-    first, last = int(offsets[held].min()), int((offsets[held] + sizes[held]).max())
-    data = _get(array, key, RangeByteRequest(first, last))
-    if data is None:
-        raise CubeError(f"cube: {key} went away while it was read; was it garbage collected?")
-    chunk = np.empty(shape.inner, dtype=shape.dtype)
-    _, high, wide = shape.inner
-    for at, y, x in np.argwhere(held):
-        start = int(offsets[at, y, x]) - first
-        piece = data[start : start + int(sizes[at, y, x])]
-        imagecodecs.zstd_decode(piece, out=chunk.reshape(-1).view(np.uint8).data)
-        wanted = slots // steps == rows[at]
-        cut = np.s_[y * high : (y + 1) * high, x * wide : (x + 1) * wide]
-        for slot, target in zip(slots[wanted] % steps, targets[wanted], strict=True):
-            view = out[target][cut]
-            view[:] = chunk[slot, : view.shape[0], : view.shape[1]]
+    def _read_one(
+        self, place: Place, slots: NDArray[np.int64], targets: NDArray[np.int64], out: Array
+    ) -> None:
+        """Fill the targets along the first axis of `out` from the slots of one shard."""
+        shape, key = self.shape, self._key(place)
+        tail = self._get(key, SuffixByteRequest(shape.index_bytes))
+        if tail is None:
+            return
+        index = _index_of(key, tail, shape)
+        steps, high, wide = shape.inner
+        rows = np.unique(slots // steps)
+        offsets, sizes = index[rows, ..., 0], index[rows, ..., 1]
+        held = offsets != ABSENT
+        if not held.any():
+            return
+        first, last = int(offsets[held].min()), int((offsets[held] + sizes[held]).max())
+        data = self._get(key, RangeByteRequest(first, last))
+        if data is None:
+            raise CubeError(f"cube: {key} went away while it was read; was it garbage collected?")
+        chunk = np.empty(shape.inner, dtype=shape.dtype)
+        for at, y, x in np.argwhere(held):
+            start = int(offsets[at, y, x]) - first
+            piece = data[start : start + int(sizes[at, y, x])]
+            imagecodecs.zstd_decode(piece, out=chunk.reshape(-1).view(np.uint8).data)
+            wanted = slots // steps == rows[at]
+            cut = np.s_[y * high : (y + 1) * high, x * wide : (x + 1) * wide]
+            for slot, target in zip(slots[wanted] % steps, targets[wanted], strict=True):
+                view = out[target][cut]
+                view[:] = chunk[slot, : view.shape[0], : view.shape[1]]
+
+    def _get(self, key: str, part: ByteRequest) -> memoryview | None:
+        found = sync(self._store.get(key, default_buffer_prototype(), part))
+        return None if found is None else memoryview(found.as_numpy_array())
+
+    def _key(self, place: Place) -> str:
+        return "/".join([self._path, "c", *map(str, place)])
 
 
 def _index_of(key: str, tail: memoryview, shape: ShardShape) -> NDArray[np.uint64]:
@@ -224,15 +225,6 @@ def _index_of(key: str, tail: memoryview, shape: ShardShape) -> NDArray[np.uint6
     if google_crc32c.value(body) != int.from_bytes(tail[-CRC_BYTES:], "little"):
         raise CubeError(f"cube: the index of {key} is damaged; roll the cube back or rebuild it")
     return np.frombuffer(body, dtype="<u8").reshape(*shape.chunks, 2)
-
-
-def _get(array: zarr.Array, key: str, part: Any) -> memoryview | None:
-    found = sync(array.store_path.store.get(key, default_buffer_prototype(), part))
-    return None if found is None else memoryview(found.as_numpy_array())
-
-
-def _key(array: zarr.Array, place: Place) -> str:
-    return str((array.store_path / array.metadata.encode_chunk_key(place)).path)
 
 
 @njit(cache=True, nogil=True)

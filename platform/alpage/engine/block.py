@@ -2,7 +2,6 @@
 
 import icechunk
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from alpage.cube.ledger import NOTHING, Record
@@ -17,7 +16,7 @@ from alpage.product import Derive, Gather, Observe, Stage, Summarise
 
 def run_block(task: Task, fork: icechunk.ForkSession) -> Done:
     """Return a block done: layers and tables written into the fork, which nobody sees yet."""
-    job = Job(task, unpack(task.shared), zarr.open_group(fork.store, mode="r+"))
+    job = Job(task, unpack(task.shared), fork.store)
     stage = _stage_of(job.shared, task.id.step)
     statistics: NDArray[np.int64] | None = None
     match stage:

@@ -5,7 +5,6 @@ import zarr
 
 from alpage.cube.layout import Layout, partial_path
 from alpage.cube.ledger import BlockId
-from alpage.cube.shards import write_shard
 from alpage.product import Gather, Observe, Stage, Summarise, stage_layers
 
 
@@ -15,7 +14,8 @@ def clear_block(layout: Layout, stage: Stage, block: BlockId, root: zarr.Group) 
     Functions of products are not asked: they need not know what a block without a day is.
     """
     for layer in stage_layers(stage):
-        write_shard(root[layer.path], layout.place(layer, block.tile, block.block), None)
+        place = layout.place(layer, block.tile, block.block)
+        layout.shards(layer, root.store).write(place, None)
     calendar = layout.steps[block.step]
     axis = layout.axes[calendar]
     start = (block.block - axis.first_block) * axis.window

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from alpage.cube.shards import ShardShape, ShardWriter, read_steps, write_shard
+from alpage.cube.shards import ShardWriter
 from alpage.engine.results import Statistics, layer_of
 from alpage.engine.segments import segment_span
 from alpage.engine.task import Job
@@ -13,23 +13,24 @@ from alpage.timeaxis import Calendar, Slots, Span, slot_of, start_of
 
 def derive(stage: Derive, job: Job) -> NDArray[np.int64]:
     """Return the statistics of a block's layers, which are written."""
+    layout = job.layout
     segment, inner = read_segment(stage, job)
     job.clock.lap("read")
     found = stage.function(segment)
     statistics, area_px = Statistics(stage.layers), int(job.area.sum())
     for layer in stage.layers:
-        axis = job.layout.axes[layer.calendar]
+        axis = layout.axes[layer.calendar]
         slots: Slots = np.arange(axis.window)
         if stage.segment is Calendar.DAY:
             slots = slot_of(Calendar.DAY, segment.days) - inner.start
         values = layer_of(stage.name, found, layer, len(slots), job)
         statistics.add(layer, values, area_px)
         job.clock.lap("compute")
-        array = job.root[layer.path]
-        writer = ShardWriter(ShardShape.of(array))
+        shards = layout.shards(layer, job.store)
+        writer = ShardWriter(shards.shape)
         writer.add(slots, values)
-        place = job.layout.place(layer, job.tile, job.task.id.block)
-        write_shard(array, place, writer.finish())
+        place = layout.place(layer, job.tile, job.task.id.block)
+        shards.write(place, writer.finish())
         job.clock.lap("write")
     return statistics.array
 
@@ -46,7 +47,9 @@ def read_segment(stage: Derive | Summarise, job: Job) -> tuple[Segment, Span]:
     first, last = np.searchsorted(slots, [inner_span.start, inner_span.stop])
     start = layout.axes[calendar].span.start
     layers = {
-        path: read_steps(job.root[path], slots - start, job.tile, *job.shape)
+        path: layout.shards(layout.product.layer(path), job.store).read(
+            slots - start, job.tile, *job.shape
+        )
         for path in stage.reads
     }
     tables = {}

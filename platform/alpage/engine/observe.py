@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alpage.cube.layout import partial_path
-from alpage.cube.shards import ShardShape, ShardWriter, write_shard
+from alpage.cube.shards import ShardWriter
 from alpage.engine.imagery import Imagery, read_batches
 from alpage.engine.results import Statistics, layer_of, table_of, write_partial
 from alpage.engine.task import Job
@@ -22,9 +22,7 @@ def observe(stage: Observe, job: Job) -> NDArray[np.int64]:
     geobox = layout.grid.tile_box(job.tile, halo_px=halo)
     span = layout.axes[Calendar.DAY].block_span(task.id.block)
     given = _Given(job, halo)
-    writers = {
-        layer.path: ShardWriter(ShardShape.of(job.root[layer.path])) for layer in stage.layers
-    }
+    writers = {layer.path: ShardWriter(layout.shard_shape(layer)) for layer in stage.layers}
     tables = {table.name: _empty_table(job, table.name, table.by_zone) for table in stage.tables}
     statistics, area_px = Statistics(stage.layers), int(job.area.sum())
     batches = list(batched(task.days, job.shared.batch_days))
@@ -45,7 +43,7 @@ def observe(stage: Observe, job: Job) -> NDArray[np.int64]:
         clock.lap("compute")
     for layer in stage.layers:
         place = layout.place(layer, job.tile, task.id.block)
-        write_shard(job.root[layer.path], place, writers[layer.path].finish())
+        layout.shards(layer, job.store).write(place, writers[layer.path].finish())
     for table in stage.tables:
         path = partial_path(stage.name, table.name)
         write_partial(job, path, span, tables[table.name], by_zone=table.by_zone)

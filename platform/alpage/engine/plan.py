@@ -22,6 +22,7 @@ from alpage.archive.scenes import SceneList
 from alpage.archive.sensors import SENSORS
 from alpage.cube.layout import Axis, Layout, axes_for, zone_steps
 from alpage.cube.ledger import BlockId, Ledger, digest
+from alpage.cube.shards import check_encoding
 from alpage.cube.store import MAIN, CubeStore
 from alpage.engine.bill import Bill, draw_bill
 from alpage.engine.header import CogHeader
@@ -148,6 +149,9 @@ def make_plan(
                 f"for {study.grid.window_days}; give it another cube, or the cube's own"
             )
         before = Layout(product, grid, old, zones, shapes)
+        assert found is not None
+        for layer in product.layers:
+            check_encoding(found[layer.path], before.shard_shape(layer))
         axes = {calendar: axis.joined(old[calendar]) for calendar, axis in axes.items()}
     layout = Layout(product, grid, axes, zones, shapes)
     index = _index(layout, context, merged, {})

@@ -4,6 +4,7 @@ from functools import lru_cache
 
 import numpy as np
 import rasterio.features
+import shapely
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from shapely.geometry.base import BaseGeometry
@@ -17,8 +18,11 @@ from alpage.errors import StudyError
 
 def inside(geometry: BaseGeometry, geobox: GeoBox) -> NDArray[np.bool_]:
     """Return the pixels (y, x) of a geobox whose centre lies within a geometry of its CRS."""
-    if geometry.is_empty:
+    box = shapely.box(*geobox.boundingbox.bbox)
+    if not geometry.intersects(box):
         return np.zeros(geobox.shape.yx, dtype=bool)
+    if geometry.covers(box):
+        return np.ones(geobox.shape.yx, dtype=bool)
     burnt = rasterio.features.rasterize(
         [geometry], out_shape=geobox.shape.yx, transform=geobox.transform, dtype="uint8"
     )

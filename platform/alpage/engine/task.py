@@ -10,6 +10,7 @@ import shapely
 import zarr
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
+from zarr.abc.store import Store
 
 from alpage.cube.layout import Layout
 from alpage.cube.ledger import BlockId, Fingerprint, Record
@@ -67,9 +68,14 @@ class Job:
 
     task: Task
     shared: Shared
-    root: zarr.Group
+    store: Store
     clock: Clock = field(default_factory=Clock)
     counters: ReadCounters = field(default_factory=ReadCounters)
+
+    @cached_property
+    def root(self) -> zarr.Group:
+        """The cube's root group, for tables: opening it takes longer than writing a shard."""
+        return zarr.open_group(self.store, mode="r+")
 
     @property
     def layout(self) -> Layout:

@@ -159,6 +159,17 @@ class Installed:
         flows = [f"job/{one['metadata']['name']}" for one in self.items("jobs")]
         return clusters + of_runs + flows
 
+    def helm(self, verb: str, *more: str) -> None:
+        """Install or upgrade, and wait until all is ready."""
+        values = Path(__file__).parent / "values.yaml"
+        chosen = [self.name, ROOT / "helm" / "alpage", "-n", self.namespace, "-f", values, *more]
+        run("helm", verb, *chosen, "--wait", "--timeout", f"{INSTALL_S}s", timeout=INSTALL_S + 60)
+
+    def uninstall(self) -> None:
+        """Take the release away, and wait until its pods are gone."""
+        run("helm", "uninstall", self.name, "-n", self.namespace, "--wait", timeout=GONE_S)
+        until(lambda: not self.items("pods"), GONE_S, "no pod is left")
+
     def storage(self) -> contextlib.AbstractContextManager[s3fs.S3FileSystem]:
         """Give the objects of the chart's S3 server."""
         return _storage(self)
@@ -221,7 +232,7 @@ def installed(images: None) -> Iterator[Installed]:
     restricted = "pod-security.kubernetes.io/enforce=restricted"
     run("kubectl", "label", "namespace", it.namespace, restricted)
     began = time.monotonic()
-    _helm("install", it)
+    it.helm("install")
     it.figures["helm install to Ready"] = time.monotonic() - began
     yield it
     for what, seconds in it.figures.items():
@@ -307,12 +318,6 @@ def clean(installed: Installed) -> Callable[[], float]:
 def _until() -> Callable[..., Any]:
     """Waits for what a condition gives."""
     return until
-
-
-def _helm(verb: str, it: Installed, *more: str) -> None:
-    values = Path(__file__).parent / "values.yaml"
-    command = ["helm", verb, it.name, ROOT / "helm" / "alpage", "-n", it.namespace, "-f", values]
-    run(*command, "--wait", "--timeout", f"{INSTALL_S}s", *more, timeout=INSTALL_S + 60)
 
 
 def _remove(it: Installed) -> None:

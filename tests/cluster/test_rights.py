@@ -41,7 +41,11 @@ DENIED = {
 
 def _may(installed: Any, account: str, verb: str, what: str, namespace: str) -> bool:
     name = f"system:serviceaccount:{installed.namespace}:{installed.name}-{account}"
-    asked = ("auth", "can-i", verb, what, f"--as={name}", f"--namespace={namespace}")
+    # kubectl takes what follows a slash for the name of an object.
+    resource, _, part = what.partition("/")
+    asked = ["auth", "can-i", verb, resource, f"--as={name}", f"--namespace={namespace}"]
+    if part:
+        asked.append(f"--subresource={part}")
     return bool(installed.kubectl(*asked, check=False).strip().endswith("yes"))
 
 

@@ -70,4 +70,11 @@ def _icechunk_keys() -> icechunk.S3StaticCredentials:
 def repository_config() -> icechunk.RepositoryConfig:
     """Return how Icechunk treats every cube."""
     retries = icechunk.StorageRetriesSettings(max_tries=MAX_TRIES)
-    return icechunk.RepositoryConfig(storage=icechunk.StorageSettings(retries=retries))
+    # A commit then rewrites the references of the windows that it touched, not of all years.
+    layers = icechunk.ManifestSplitCondition.path_matches("^/(day|dekad|month|season|year)/")
+    a_window = {icechunk.ManifestSplitDimCondition.Axis(0): 1}
+    splitting = icechunk.ManifestSplittingConfig.from_dict({layers: a_window})
+    return icechunk.RepositoryConfig(
+        storage=icechunk.StorageSettings(retries=retries),
+        manifest=icechunk.ManifestConfig(splitting=splitting),
+    )

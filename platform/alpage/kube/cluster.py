@@ -49,13 +49,16 @@ def open_kubernetes(
             f"deployment, or use kind: local here ({error})"
         ) from error
     cluster = _Cluster.create(resource)
+    started = False
     try:
         cluster.await_scheduler(patience_s)
         with Client(cluster.address, timeout="60s") as client:
             cluster.await_workers(client, choice.workers, patience_s)
+            started = True
             yield client
     finally:
-        cluster.remove()
+        # Why it did not start is told at once; pods that never ran may take their time to go.
+        cluster.remove(wait=started)
 
 
 @dataclass
@@ -128,8 +131,8 @@ class _Cluster:
         plain = api.ApiClient().sanitize_for_serialization(found)
         return list(plain["items"])
 
-    def remove(self) -> None:
-        """Remove the cluster and wait until its pods are gone; try again while the API is away."""
+    def remove(self, *, wait: bool) -> None:
+        """Remove the cluster, and its pods before it returns if so asked; try again on failures."""
         deadline = time.monotonic() + GONE_S
         deleted = False
         while time.monotonic() < deadline:
@@ -137,7 +140,7 @@ class _Cluster:
                 if not deleted:
                     self._delete()
                     deleted = True
-                if not self.pods():
+                if not wait or not self.pods():
                     return
             except (ApiException, HTTPError) as error:
                 logger.warning("cluster %s: cannot be removed yet: %s", self.name, _brief(error))

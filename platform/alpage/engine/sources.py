@@ -52,21 +52,23 @@ def read_sources(
 ) -> dict[str, SceneSource]:
     """Return the sources that were kept of scenes in their present revision, by scene id.
 
-    Scenes that lack one of the bands are left out; nothing is there where nothing was kept.
+    Of scenes with one id the last counts. Scenes that lack one of the bands are left out; nothing
+    is there where nothing was kept.
     Raises StorageError where an object store cannot be read.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    present = {(scene.id, scene.revision): scene for scene in scenes}
+    present = {scene.id: scene for scene in scenes}
     try:
         packed = read_object(place) if on_s3(place) else Path(place).read_bytes()
     except FileNotFoundError:
         return {}
     found: dict[str, dict[str, BandSource]] = {}
     for row in pq.read_table(pa.BufferReader(packed)).to_pylist():
-        if (row["scene"], row["revision"]) in present and row["header"].startswith(MAGIC):
-            scene = present[row["scene"], row["revision"]]
+        scene = present.get(row["scene"])
+        is_present = scene is not None and scene.revision == row["revision"]
+        if scene is not None and is_present and row["header"].startswith(MAGIC):
             # What signs an href may have changed, which is no new revision.
             href = scene.assets[row["band"]].href
             header = replace(CogHeader.from_bytes(row["header"]), href=href)

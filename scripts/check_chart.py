@@ -57,6 +57,7 @@ REFUSED: dict[str, tuple[dict[str, str], str]] = {
     ),
     "a store without image": ({"trialStorage.enabled": "true"}, "trialStorage.image"),
     "a schedule of nothing": ({"flows.update.schedule": "0 3 * * *"}, "flows.update.study"),
+    "a cluster that ends while it waits": ({"cluster.idleSeconds": "200"}, "cluster.startSeconds"),
     "a claim that is not used": (
         {"prefect.server.persistence.existingClaim": "a"},
         "prefect.server.persistence.enabled is false",

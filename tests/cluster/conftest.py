@@ -39,6 +39,7 @@ STUDY = {
     "period": "2017-08-01/2018-11-30",
 }
 GROUPS = ("day", "dekad", "year")
+FIGURES: dict[str, float] = {}
 INSTALL_S, RUN_S, GONE_S = 600, 900, 180
 
 
@@ -49,6 +50,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     here = [item for item in items if Path(item.path).is_relative_to(Path(__file__).parent)]
     config.hook.pytest_deselected(items=here)
     items[:] = [item for item in items if item not in here]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell what took how long."""
+    for what, seconds in FIGURES.items():
+        terminalreporter.write_line(f"{seconds:6.0f} s  {what}")
 
 
 def run(*command: str | Path, timeout: float = 120, check: bool = True) -> str:
@@ -98,7 +105,7 @@ class Installed:
 
     namespace: str
     name: str = RELEASE
-    figures: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=lambda: FIGURES)
     """Seconds by what took them."""
 
     def kubectl(self, *arguments: str, check: bool = True) -> str:
@@ -220,7 +227,7 @@ def images(kubernetes: None, tmp_path_factory: pytest.TempPathFactory) -> None:
         pytest.fail(str(error), pytrace=False)
     shutil.copy(Path(__file__).parent / "s3.Dockerfile", storage / "Dockerfile")
     run(builder, S3_IMAGE, storage, timeout=300)
-    _say("images built and given to the cluster", time.monotonic() - began)
+    FIGURES["images built and given to the cluster"] = time.monotonic() - began
 
 
 @pytest.fixture(scope="session")
@@ -235,8 +242,6 @@ def installed(images: None) -> Iterator[Installed]:
     it.helm("install")
     it.figures["helm install to Ready"] = time.monotonic() - began
     yield it
-    for what, seconds in it.figures.items():
-        _say(what, seconds)
     if not os.environ.get("E2E_KEEP"):
         _remove(it)
 
@@ -326,7 +331,3 @@ def _remove(it: Installed) -> None:
         return
     run("helm", "uninstall", it.name, "-n", it.namespace, "--wait", check=False)
     run("kubectl", "delete", "namespace", it.namespace, "--wait", timeout=GONE_S)
-
-
-def _say(what: str, seconds: float) -> None:
-    os.write(2, f"\n{what}: {seconds:.0f} s".encode())

@@ -120,6 +120,9 @@ http://{{ include "alpage.name" . }}-storage.{{ .Release.Namespace }}.svc:7070
 {{- if and .Values.trialStorage.enabled (not .Values.trialStorage.image) -}}
 {{- fail "trialStorage.enabled needs trialStorage.image, an image of versitygw" -}}
 {{- end -}}
+{{- if lt (int .Values.cluster.idleSeconds) (add (int .Values.cluster.startSeconds) 60 | int) -}}
+{{- fail "cluster.idleSeconds counts while a run waits for its workers: set it to cluster.startSeconds and 60 more at least" -}}
+{{- end -}}
 {{- if and .Values.flows.update.schedule (not .Values.flows.update.study) -}}
 {{- fail "flows.update.schedule is set: flows.update.study must say which study is brought up to date" -}}
 {{- end -}}

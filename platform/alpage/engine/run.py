@@ -31,6 +31,7 @@ from alpage.errors import (
     AlpageError,
     ArchiveError,
     BlockFailed,
+    ClusterError,
     LimitReached,
     SceneError,
     StorageError,
@@ -166,7 +167,13 @@ class Run:
 
     def _do_step(self, step: str) -> None:
         todo = iter(self.plan.work.todo(step))
-        workers = max(len(self.client.scheduler_info(n_workers=-1)["workers"]), 1)
+        info = self.client.scheduler_info(n_workers=-1)
+        if "workers" not in info:
+            raise ClusterError(
+                "cluster: its scheduler went away while the run went on; what is done is kept, "
+                "run again to resume"
+            )
+        workers = max(len(info["workers"]), 1)
         threads = sum(self.client.nthreads().values()) or workers
         pool = as_completed()
         attempts: Counter[BlockId] = Counter()

@@ -26,7 +26,7 @@ POLL_S = 1.0
 LASTING_S = 20.0
 OPERATOR_S = 45.0
 """Within this time the operator has made the scheduler's pod, or it is not there."""
-REST_S = 60.0
+REST_S = 30.0
 """How long the first worker waits for the others before it starts alone."""
 GONE_S = 90.0
 REQUEST_S = 10.0
@@ -107,7 +107,7 @@ class _Cluster:
         patience = _Patience(self, patience_s)
         first: float | None = None
         while True:
-            ready = len(client.scheduler_info(n_workers=-1)["workers"])
+            ready = len(client.scheduler_info(n_workers=-1).get("workers", {}))
             if ready >= wanted:
                 return
             if ready and first is None:

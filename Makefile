@@ -1,5 +1,5 @@
 # Each target sets itself up from nothing; a second run skips what is done.
-.PHONY: setup demo test test-fast e2e check bench lock clean
+.PHONY: setup demo test test-fast s3-server e2e check bench lock clean
 PYTHON := .venv/bin/python
 # Every worker imports the whole stack: without bytecode each would compile it anew, for seconds.
 unexport PYTHONDONTWRITEBYTECODE
@@ -15,6 +15,9 @@ test: setup  ## all tests
 
 test-fast: setup  ## tests that take seconds
 	@$(PYTHON) -m pytest -q -n 2 --dist loadfile -m "not slow and not cluster"
+
+s3-server:  ## a real S3 server for the tests and benchmarks that need one: Go builds it
+	@scripts/s3_server.py --build
 
 e2e: setup  ## the chart on the Kubernetes of KUBECONFIG, for real
 	@$(PYTHON) -m pytest -q -m cluster --timeout 3600 --durations=0 tests/cluster

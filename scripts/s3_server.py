@@ -5,6 +5,7 @@ It is versitygw, built once into .tools/ by Go; its data are gone when it stops.
 
     scripts/s3_server.py COMMAND ...    runs a command with the server in its environment
     scripts/s3_server.py                a shell, until it ends
+    scripts/s3_server.py --build        builds the server where it is not there yet
 """
 
 import contextlib
@@ -45,12 +46,15 @@ class NoServer(RuntimeError):  # noqa: N818 - says what there is, not what went 
     """The server cannot be had here; the message says why and what to install."""
 
 
+PROGRAM = TOOLS / f"versitygw-{VERSION}"
+
+
 def built() -> Path:
     """Return the server's program, built where it is not there yet.
 
     Raises NoServer where there is no Go to build it with.
     """
-    program = TOOLS / f"versitygw-{VERSION}"
+    program = PROGRAM
     if program.exists():
         return program
     go = shutil.which("go") or (USUAL_GO if Path(USUAL_GO).exists() else None)
@@ -142,6 +146,9 @@ def main() -> int:
     """Run a command, or a shell, beside a server."""
     command = sys.argv[1:] or [os.environ.get("SHELL", "sh")]
     try:
+        if command == ["--build"]:
+            built()
+            return 0
         with running() as environment:
             told = " ".join(f"{k}={v}" for k, v in environment.items() if "KEY" not in k)
             sys.stderr.write(f"{told}, and its keys, are in the environment\n")

@@ -48,6 +48,7 @@ def test_without_go_it_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(s3_server, "TOOLS", tmp_path)
+    monkeypatch.setattr(s3_server, "PROGRAM", tmp_path / "versitygw")
     monkeypatch.setattr(s3_server, "USUAL_GO", str(tmp_path / "go"))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(NoServer, match="found none on PATH: install it"):

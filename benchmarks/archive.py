@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from pyproj import Transformer
 from scipy import ndimage
 
-from alpage.simulate.files import replacing, write_cog
+from alpage.files import replacing
+from alpage.simulate.files import write_cog
 from alpage.simulate.spec import PIXEL_M, Tile
 
 WORKERS = 2

@@ -8,6 +8,7 @@ else the way tells of itself.
 
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -80,10 +81,10 @@ def _alpage(job: Job, small: Job, workers: int) -> dict[str, Any]:
     from alpage.study import ClusterChoice, Study, make_study
 
     def study_of(archive: str, out: str, address: str) -> Study:
+        # An area is a file of this machine, wherever the archive is.
+        area = Path(scratch, f"{Path(archive).name}.geojson")
         with fsspec.open(f"{archive}/area.geojson") as file:
-            ring = json.load(file)
-        area = Path(f"/tmp/alpage-bench-{abs(hash(archive))}.geojson")
-        area.write_text(json.dumps(ring))
+            area.write_bytes(file.read())
         content = {
             "product": "products:ndvi_statistics",
             "area": {"file": str(area)},
@@ -94,7 +95,10 @@ def _alpage(job: Job, small: Job, workers: int) -> dict[str, Any]:
         }
         return make_study(content, folder=Path(__file__).parent)
 
-    with open_cluster(ClusterChoice(workers=workers)) as client:
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        open_cluster(ClusterChoice(workers=workers)) as client,
+    ):
         address = client.scheduler.address
         verbs.run(study_of(*small, address))
         tasks, study = count_tasks(client), study_of(*job, address)

@@ -23,7 +23,7 @@ from prefect.settings import (
 from alpage import verbs
 from alpage.archive.search import SearchResult
 from alpage.engine.plan import Plan
-from alpage.engine.run import Progress, RunReport
+from alpage.engine.report import Progress, RunReport
 from alpage.errors import AlpageError
 from alpage.releases.publish import Release
 from alpage.study import Study, read_study

@@ -22,8 +22,8 @@ from alpage.errors import AlpageError
 from alpage.study import Study, read_study
 
 if TYPE_CHECKING:
-    from alpage.engine.run import Progress as RunProgress
-    from alpage.engine.run import RunReport
+    from alpage.engine.report import Progress as RunProgress
+    from alpage.engine.report import RunReport
 
 app = typer.Typer(
     no_args_is_help=True,

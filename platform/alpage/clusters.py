@@ -23,10 +23,10 @@ DASK_SETTINGS = {
     # Tasks hold their arrays themselves; there is nothing that dask could spill.
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
-    # A thread in each process that looks at every stack a hundred times a second.
-    "distributed.worker.profile.enabled": False,
     "distributed.worker.memory.pause": 0.9,
     "distributed.worker.memory.terminate": 0.98,
+    # A thread in each process that looks at every stack a hundred times a second.
+    "distributed.worker.profile.enabled": False,
     # Dask's own lets go of every freed page: blocks allocate the same sizes over and over, and
     # getting pages anew took a sixth of their time.
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),

@@ -113,7 +113,7 @@ class StorageSettings(BaseSettings):
         """Whether the bucket is part of the path rather than of the host's name."""
         return self.endpoint is not None if self.virtual_hosted is None else not self.virtual_hosted
 
-    def s3_store(self, bucket: str, retries: "RetryConfig | None" = None) -> S3Store:
+    def s3_store(self, bucket: str, retries: "RetryConfig" = RETRIES) -> S3Store:
         """Return a new store for the bucket; `bucket_store` keeps one for each."""
         config: Any = {
             "region": self.region,
@@ -132,7 +132,7 @@ class StorageSettings(BaseSettings):
                 bucket,
                 config=config,
                 client_options=client,
-                retry_config=RETRIES if retries is None else retries,
+                retry_config=retries,
                 credential_provider=None if asked else _obstore_keys,
             )
         except BaseError as error:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from alpage.archive.scenes import SceneList
 from alpage.archive.search import SearchResult, search_archive
 from alpage.clusters import open_cluster
-from alpage.cube.layout import Axis, Layout
+from alpage.cube.axes import Axis
+from alpage.cube.layout import Layout
 from alpage.cube.ledger import digest, read_costs
 from alpage.cube.place import is_local, local_path
 from alpage.cube.probe import probe
@@ -17,7 +18,8 @@ from alpage.cube.reader import open_cube
 from alpage.cube.store import MAIN, CubeStore, held, reached
 from alpage.engine.inspect import SceneSource
 from alpage.engine.plan import Plan, make_plan
-from alpage.engine.run import Progress, Run, RunReport, finish
+from alpage.engine.report import Progress, RunReport
+from alpage.engine.run import Run, finish
 from alpage.engine.sources import read_sources, write_sources
 from alpage.errors import ArchiveError, CubeError
 from alpage.grid import Grid
@@ -230,7 +232,8 @@ def recorded_scenes(cube: str, about: dict[str, Any]) -> SceneList | None:
 
 def _plan(study: Study, found: SearchResult | None) -> tuple[Plan, str | None]:
     """The plan, and where the branch of the interrupted run stands that it goes on from, if any."""
-    study.load_parameters(study.load_product())
+    product = study.load_product()
+    study.load_parameters(product)
     found = found or search(study)
     rejected = dict(found.rejected)
     if rejected and study.on_bad_scene == "stop":
@@ -242,6 +245,10 @@ def _plan(study: Study, found: SearchResult | None) -> tuple[Plan, str | None]:
     store = CubeStore.open(url)
     about = store.about()
     recorded = recorded_scenes(url, about) if about is not None else None
+    known: dict[str, SceneSource] = {}
+    if recorded is not None:
+        present = (*recorded.scenes, *found.scenes.scenes)
+        known = read_sources(sources_path(url, recorded.digest), present, product.bands)
     branch = _branch_name(study)
     resumed = store.tip(branch) if store.continues(branch) else None
     if resumed is not None and store.about(branch=branch) is None:
@@ -252,24 +259,10 @@ def _plan(study: Study, found: SearchResult | None) -> tuple[Plan, str | None]:
         store=store,
         branch=MAIN if resumed is None else branch,
         recorded_scenes=recorded,
-        known=_known_sources(study, url, found, recorded, about),
+        known=known,
         rejected=rejected,
     )
     return made, resumed
-
-
-def _known_sources(
-    study: Study,
-    url: str,
-    found: SearchResult,
-    recorded: SceneList | None,
-    about: dict[str, Any] | None,
-) -> dict[str, SceneSource]:
-    """The sources that the cube's last run kept."""
-    if recorded is None or about is None:
-        return {}
-    place = sources_path(url, about["scenes"])
-    return read_sources(place, (*recorded.scenes, *found.scenes.scenes), study.load_product().bands)
 
 
 def _is_done(made: Plan, scenes_digest: str) -> bool:

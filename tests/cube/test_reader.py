@@ -13,6 +13,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from alpage.cube import layout as cube_layout
+from alpage.cube.axes import axes_for
 from alpage.cube.reader import Cube, open_cube
 from alpage.cube.store import CubeStore
 from alpage.errors import CubeError
@@ -50,7 +51,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, str]:
     """URL of a cube, a first snapshot with one pixel, a second with two."""
     url = str(tmp_path_factory.mktemp("reader") / "cube")
     store = CubeStore.create(url)
-    axes = cube_layout.axes_for(PRODUCT, PERIOD, 32)
+    axes = axes_for(PRODUCT, PERIOD, 32)
     layout = cube_layout.Layout(PRODUCT, GRID, axes, ZONES, {"means": (2,)})
     session = store.writable("main")
     identity = {"product": "moss", "version": "3", "grid": GRID.to_json()}

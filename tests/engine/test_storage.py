@@ -13,7 +13,6 @@ from alpage.engine import storage
 from alpage.engine.hrefs import place_of, safe_name
 from alpage.engine.storage import (
     ReadCounters,
-    StorageSettings,
     fetch_head,
     fetch_ranges,
     gdal_path,
@@ -21,6 +20,7 @@ from alpage.engine.storage import (
     merge,
 )
 from alpage.errors import StorageError, UntrustedHref
+from alpage.objectstore import StorageSettings
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_faults_are_survived(range_server, tmp_path: Path, faults: list[str], re
 def test_answers_that_stay_short_are_an_error(
     range_server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "TRIES", 2)
+    monkeypatch.setattr(storage, "MAX_TRIES", 2)
     (tmp_path / "a.bin").write_bytes(BODY)
     range_server.faults = ["short"] * 2
     with pytest.raises(StorageError, match=r"a\.bin: answers came short"):

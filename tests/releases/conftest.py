@@ -14,6 +14,7 @@ from shapely.geometry import box
 from alpage.archive.scene import describe
 from alpage.archive.scenes import SceneList
 from alpage.cube import layout as cube_layout
+from alpage.cube.axes import axes_for
 from alpage.cube.store import CubeStore
 from alpage.grid import Grid
 from alpage.product import Band, Derive, Layer, Observe, Product, Series, Summarise, Zone
@@ -48,7 +49,7 @@ GRID = Grid(GeoBox((90, 70), TRANSFORM, "EPSG:32631"), 64)
 PERIOD = covering(Calendar.DAY, "2020-01-05", "2020-01-25")
 ZONES = (Zone("a", "Lac d'Été", 4000.0), Zone("b", "b", 100.0))
 OUTLINES = {"a": box(4.269, 45.145, 4.272, 45.147), "b": box(4.272, 45.147, 4.273, 45.148)}
-AXES = cube_layout.axes_for(PRODUCT, PERIOD, 32)
+AXES = axes_for(PRODUCT, PERIOD, 32)
 LAYOUT = cube_layout.Layout(PRODUCT, GRID, AXES, ZONES, {"means": (2,)})
 IDENTITY = {
     "product": "moss",

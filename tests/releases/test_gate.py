@@ -7,6 +7,7 @@ import pytest
 import zarr
 
 from alpage.cube import layout as cube_layout
+from alpage.cube.axes import axes_for
 from alpage.cube.ledger import BlockId, Ledger, Record
 from alpage.cube.store import CubeStore
 from alpage.errors import GateFailed
@@ -125,7 +126,7 @@ def test_a_cube_is_judged_by_its_own_ledger(tmp_path, cube) -> None:
     product = Product("p", "1", (Observe("look", (Band("red"),), (strict,), lambda o: {}),))
 
     def cube_with(period: tuple[str, str], maximum: int, mean: int, name: str) -> tuple:
-        axes = cube_layout.axes_for(product, covering(Calendar.DAY, *period), 32)
+        axes = axes_for(product, covering(Calendar.DAY, *period), 32)
         layout = cube_layout.Layout(product, grid, axes, (), {})
         store = CubeStore.create(str(tmp_path / name))
         session = store.writable("main")

@@ -137,10 +137,7 @@ def scheduler(s3_server: Environment) -> Iterator[str]:
 StudyOf = Callable[..., Study]
 
 
-@pytest.fixture
-def study_of(valley: Valley, scheduler: str) -> StudyOf:
-    """A function that makes a study: product, the cube's place, changed keys."""
-
+def _studies(valley: Valley, scheduler: str) -> StudyOf:
     def make(product: str, cube: str, **changed: Any) -> Study:
         content = {
             "product": "monthly_ndvi:product" if product == "monthly_ndvi" else product,
@@ -156,6 +153,18 @@ def study_of(valley: Valley, scheduler: str) -> StudyOf:
         return make_study(content | changed, folder=EXAMPLES)
 
     return make
+
+
+@pytest.fixture
+def study_of(valley: Valley, scheduler: str) -> StudyOf:
+    """A function that makes a study: product, the cube's place, changed keys."""
+    return _studies(valley, scheduler)
+
+
+@pytest.fixture(scope="session")
+def studies() -> Callable[[Valley, str], StudyOf]:
+    """What gives, for a scheduler's address, what `study_of` is."""
+    return _studies
 
 
 def read_arrays(cube: str) -> dict[str, Any]:

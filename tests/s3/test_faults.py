@@ -4,7 +4,6 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +12,8 @@ import alpage
 from alpage.clusters import open_cluster
 from alpage.objectstore import forget_environment
 from alpage.simulate.valley import Valley
-from alpage.study import ClusterChoice, Study, make_study
+from alpage.study import ClusterChoice, Study
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 MIX = ("503", "reset", "lost", "truncated", "stalled")
 
 
@@ -35,29 +33,15 @@ def network(
 
 
 @pytest.fixture(scope="module")
-def study_of(network: Any, valley: Valley) -> Callable[..., Study]:
-    """A function that makes a study of the valley: the cube's place, and the archive's."""
-
-    def make(cube: str, archive: str) -> Study:
-        content = {
-            "product": "monthly_ndvi:product",
-            "area": {"bbox": valley.bbox},
-            "period": f"{valley.spec.start}/{valley.spec.end}",
-            "archive": archive,
-            "cube": cube,
-            "grid": {"crs": "EPSG:32632", "resolution": 20, "tile_px": 32, "window_days": 96},
-            "cluster": {"kind": "address", "address": network.scheduler},
-        }
-        return make_study(content, folder=EXAMPLES)
-
-    return make
+def study_of(network: Any, valley: Valley, studies: Callable[..., Any]) -> Callable[..., Study]:
+    """A function that makes a study of the valley, for the workers behind the proxy."""
+    made: Callable[..., Study] = studies(valley, network.scheduler)
+    return made
 
 
 @pytest.fixture(scope="module")
-def undisturbed(
-    study_of: Callable[..., Study], valley: Valley, tmp_path_factory: pytest.TempPathFactory
-) -> str:
-    study = study_of(str(tmp_path_factory.mktemp("here") / "cube"), str(valley.collection))
+def undisturbed(study_of: Callable[..., Study], tmp_path_factory: pytest.TempPathFactory) -> str:
+    study = study_of("monthly_ndvi", str(tmp_path_factory.mktemp("here") / "cube"))
     alpage.run(study)
     return study.cube
 
@@ -72,7 +56,8 @@ def test_faults_leave_no_trace(
     undisturbed: str,
     same_cube: Callable[[str, str], None],
 ) -> None:
-    study = study_of(f"{network.bucket.url}/{'-'.join(faults)}", network.bucket.upload(valley))
+    cube = f"{network.bucket.url}/{'-'.join(faults)}"
+    study = study_of("monthly_ndvi", cube, archive=network.bucket.upload(valley))
     network.played = Counter()
     # A stall costs two seconds each time, and nothing else.
     network.faults, network.fault_rate = faults, 0.03 if faults == ("stalled",) else 0.1

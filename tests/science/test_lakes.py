@@ -10,7 +10,7 @@ from skimage.filters import threshold_otsu
 from alpage.science.lakes import lake_area, lake_histogram, lake_threshold, otsu
 from alpage.science.masks import Quality
 from alpage.science.water import WaterParameters, water_observation
-from alpage.science.zonal import zone_index_from_labels
+from alpage.science.zones import zone_index_from_labels
 
 PARAMETERS = WaterParameters()
 

@@ -19,9 +19,8 @@ from alpage.science.zonal import (
     elevation_counts,
     histogram,
     sum_values,
-    zone_index,
-    zone_index_from_labels,
 )
+from alpage.science.zones import zone_index, zone_index_from_labels
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from alpage.clusters import open_cluster
 from alpage.cube.store import MAIN, CubeStore
-from alpage.engine.run import RunReport
+from alpage.engine.report import RunReport
 from alpage.simulate.spec import ValleySpec
 from alpage.simulate.valley import Valley, simulate
 from alpage.study import ClusterChoice, Study, make_study

@@ -18,7 +18,7 @@ import tifffile
 
 import alpage
 from alpage.cube.store import CubeStore
-from alpage.engine.run import RunReport
+from alpage.engine.report import RunReport
 from alpage.errors import (
     AlpageError,
     ArchiveError,

@@ -10,7 +10,7 @@ import zarr
 
 import alpage
 from alpage.cube.store import MAIN, CubeStore
-from alpage.engine.run import Progress
+from alpage.engine.report import Progress
 from alpage.errors import CubeBusy
 from alpage.study import Study
 

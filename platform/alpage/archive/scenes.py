@@ -1,9 +1,7 @@
 """The scene list: the frozen answer of a search, and the order in which scenes are laid."""
 
-import contextlib
 import hashlib
 import json
-import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
@@ -14,6 +12,7 @@ from typing import Any
 from alpage.archive import facts
 from alpage.archive.scene import Asset, Scene, absolute_href, describe
 from alpage.errors import ArchiveError
+from alpage.files import replacing
 from alpage.objectstore import on_s3, read_object, write_object
 
 __all__ = [
@@ -91,20 +90,13 @@ class SceneList:
         if not self.items:
             raise ArchiveError(f"an empty scene list cannot be frozen in {path.name}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        scratch = Path(name)
-        try:
+        with replacing(path) as scratch:
             write_items(self.items, scratch)
             if SceneList.load(scratch).digest != self.digest:
                 raise ArchiveError(
                     f"{path.name} does not give back the scenes it was written from;"
                     " the items hold fields that stac-geoparquet cannot keep"
                 )
-            scratch.replace(path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                scratch.unlink()
 
     @classmethod
     def load(cls, path: str | Path) -> "SceneList":

@@ -69,6 +69,7 @@ def read_batches(
         return
     mosaic = _Mosaic(bands, geobox, max(map(len, batches)), counters)
     flying = mosaic.fetch([scenes[0] for _, scenes in batches[0]])
+    arrived = flying
     try:
         for number, batch in enumerate(batches):
             arrived = flying
@@ -76,7 +77,8 @@ def read_batches(
                 flying = mosaic.fetch([scenes[0] for _, scenes in batches[number + 1]])
             yield mosaic.lay(batch, arrived)
     finally:
-        flying.reads.close()
+        for fetch in (arrived, flying):
+            fetch.reads.close()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import numpy as np
+
 from alpage.cube.layout import Layout
 from alpage.cube.shards import DAYS
 from alpage.errors import StudyError
@@ -90,4 +92,4 @@ def _writing(layout: Layout, layers: tuple[Layer, ...]) -> int:
 
 
 def _itemsize(layer: Layer) -> int:
-    return int(layer.dtype.removeprefix("u").removeprefix("int")) // 8
+    return np.dtype(layer.dtype).itemsize

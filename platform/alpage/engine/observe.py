@@ -18,15 +18,13 @@ from alpage.timeaxis import Calendar, slot_of
 def observe(stage: Observe, job: Job) -> NDArray[np.int64]:
     """Return the statistics of a block's layers, which are written with its tables."""
     layout, task, clock = job.layout, job.task, job.clock
-    halo = stage.halo_px(job.shared.context)
-    geobox = layout.grid.tile_box(job.tile, halo_px=halo)
     span = layout.axes[Calendar.DAY].block_span(task.id.block)
-    given = _Given(job, halo)
+    given = _Given(job, stage.halo_px(job.shared.context))
     writers = {layer.path: ShardWriter(layout.shard_shape(layer)) for layer in stage.layers}
     tables = {table.name: _empty_table(job, table.name, table.by_zone) for table in stage.tables}
     statistics, area_px = Statistics(stage.layers), int(job.area.sum())
     batches = list(batched(task.days, job.shared.batch_days))
-    for imagery in read_batches(batches, stage.bands, geobox, job.counters):
+    for imagery in read_batches(batches, stage.bands, given.geobox, job.counters):
         clock.lap("read")
         found = stage.function(given.observation(imagery))
         slots = slot_of(Calendar.DAY, imagery.days) - span.start
@@ -56,7 +54,8 @@ class _Given:
 
     def __init__(self, job: Job, halo: int) -> None:
         self._job, self._halo = job, halo
-        self._dem = job.elevation(job.layout.grid.tile_box(job.tile, halo_px=halo))
+        self.geobox = job.layout.grid.tile_box(job.tile, halo_px=halo)
+        self._dem = job.elevation(self.geobox)
         rows, columns = job.layout.grid.slices(job.tile)
         self._origin_yx = (rows.start - halo, columns.start - halo)
 

@@ -14,26 +14,25 @@ import shapely
 import zarr
 from numpy.typing import NDArray
 from pydantic import BaseModel
-from pyproj import CRS
 from shapely.geometry.base import BaseGeometry
 
 from alpage.archive.scene import Scene
 from alpage.archive.scenes import SceneList
-from alpage.archive.sensors import SENSORS
-from alpage.cube.layout import Axis, Layout, axes_for, zone_steps
+from alpage.cube.axes import Axis, axes_for
+from alpage.cube.layout import Layout, zone_steps
 from alpage.cube.ledger import BlockId, Ledger, digest
 from alpage.cube.shards import check_encoding
 from alpage.cube.store import MAIN, CubeStore
 from alpage.engine.bill import Bill, draw_bill
-from alpage.engine.header import CogHeader
-from alpage.engine.inspect import SceneSource, inspect_scenes, read_band
+from alpage.engine.choose_grid import choose_grid
+from alpage.engine.inspect import SceneSource, inspect_scenes
 from alpage.engine.memory import batch_days
 from alpage.engine.relief import read_relief
 from alpage.engine.shared import Shared
 from alpage.engine.storage import ReadCounters
 from alpage.engine.work import SceneIndex, Work
-from alpage.errors import ArchiveError, CubeError, SceneError, StudyError
-from alpage.grid import Grid, Tile, grid_over
+from alpage.errors import ArchiveError, CubeError, StudyError
+from alpage.grid import Grid, Tile
 from alpage.product import Context, Gather, Observe, Product, Summarise, Zone
 from alpage.settings import settings
 from alpage.study import Study
@@ -122,7 +121,7 @@ def make_plan(
     found = store.read(branch=branch) if store is not None and identity is not None else None
     period = covering(Calendar.DAY, study.period.first, study.period.last)
     merged = _merge_scenes(scenes, recorded_scenes, period)
-    grid = _choose_grid(study, product, merged, identity)
+    grid = choose_grid(study, product, merged, identity)
     zones, geometries = _read_zones(study, grid)
     relief = read_relief(study, product, parameters, grid) if study.dem else None
     dem = None if relief is None else {"digest": relief.digest, "range_m": list(relief.range_m)}
@@ -138,29 +137,25 @@ def make_plan(
     )
     if relief is not None:
         context = replace(context, dem_range_m=relief.range_m, relief=relief.counts)
-    axes = axes_for(product, period, study.grid.window_days)
+    asked = Layout(
+        product,
+        grid,
+        axes_for(product, period, study.grid.window_days),
+        zones,
+        _table_shapes(product, context),
+    )
     before = None
-    shapes = _table_shapes(product, context)
     if identity is not None:
-        old = {a.calendar: a for a in (Axis.from_json(c, v) for c, v in identity["axes"].items())}
-        if (window := old[Calendar.DAY].window) != study.grid.window_days:
-            raise CubeError(
-                f"grid.window_days: {study.cube} has windows of {window} days, this study asks "
-                f"for {study.grid.window_days}; give it another cube, or the cube's own"
-            )
-        before = Layout(product, grid, old, zones, shapes)
         assert found is not None
-        for layer in product.layers:
-            check_encoding(found[layer.path], before.shard_shape(layer))
-        axes = {calendar: axis.joined(old[calendar]) for calendar, axis in axes.items()}
-    layout = Layout(product, grid, axes, zones, shapes)
+        before = _layout_before(study, asked, identity["axes"], found)
+    layout = _joined(asked, before)
     index = _index(layout, context, merged, {})
     shared = Shared(
         product,
         parameters,
         layout,
         context,
-        study.locate(study.dem) if study.dem else None,
+        None if relief is None else relief.header,
         batch_days(layout, study.cluster.memory_gib, context, index.most_days),
     )
     zones_changed = identity is not None and identity["zones"] != about["zones"]
@@ -196,12 +191,35 @@ def make_plan(
     return plan
 
 
+def _layout_before(
+    study: Study, asked: Layout, axes: Mapping[str, Any], found: zarr.Group
+) -> Layout:
+    """The layout that the cube has. Raises CubeError where this study cannot go on with it."""
+    old = {a.calendar: a for a in (Axis.from_json(c, v) for c, v in axes.items())}
+    if (window := old[Calendar.DAY].window) != study.grid.window_days:
+        raise CubeError(
+            f"grid.window_days: {study.cube} has windows of {window} days, this study asks "
+            f"for {study.grid.window_days}; give it another cube, or the cube's own"
+        )
+    before = replace(asked, axes=old)
+    for layer in asked.product.layers:
+        check_encoding(found[layer.path], before.shard_shape(layer))
+    return before
+
+
+def _joined(asked: Layout, before: Layout | None) -> Layout:
+    """The layout that holds both what is there and what is asked for."""
+    if before is None:
+        return asked
+    axes = {calendar: axis.joined(before.axes[calendar]) for calendar, axis in asked.axes.items()}
+    return replace(asked, axes=axes)
+
+
 def inspect_needed(plan: Plan) -> None:
     """Look at every scene that a block to do reads, until none is left that was not seen."""
     product = plan.shared.product
-    shared = plan.shared
     if plan.quarantined:
-        plan.work.index = _index(shared.layout, shared.context, plan.scenes, plan.quarantined)
+        _leave_out_quarantined(plan)
     while True:
         needed: dict[str, Scene] = {}
         for stage in product.stages:
@@ -218,7 +236,12 @@ def inspect_needed(plan: Plan) -> None:
             if plan.study.on_bad_scene == "stop":
                 name, reason = next(iter(rejected.items()))
                 raise ArchiveError(f"on_bad_scene is stop, and scene {name} is bad: {reason}")
-            plan.work.index = _index(shared.layout, shared.context, plan.scenes, plan.quarantined)
+            _leave_out_quarantined(plan)
+
+
+def _leave_out_quarantined(plan: Plan) -> None:
+    context, scenes = plan.shared.context, plan.scenes
+    plan.work.index = _index(plan.layout, context, scenes, plan.quarantined)
 
 
 def _index(
@@ -257,65 +280,6 @@ def _merge_scenes(scenes: SceneList, recorded: SceneList | None, period: Span) -
         if not period.first_day <= day <= period.last_day:
             pairs.setdefault(scene.id, (scene, item))
     return SceneList.of(pairs.values())
-
-
-def _choose_grid(
-    study: Study, product: Product, scenes: SceneList, identity: Mapping[str, Any] | None
-) -> Grid:
-    geometry = study.geometry()
-    if identity is not None and (study.grid.crs is None or study.grid.resolution is None):
-        # The cube decided once; which scenes came later must not move its pixels.
-        return Grid.from_json(identity["grid"])
-    crs, resolution = study.grid.crs, study.grid.resolution
-    anchor = (0.0, 0.0)
-    if crs is None or resolution is None:
-        native_crs, native_resolution, native_anchor = _native(product, scenes, geometry)
-        crs = crs or native_crs
-        resolution = resolution or native_resolution
-        if crs == native_crs:
-            anchor = native_anchor
-    return grid_over(
-        geometry, crs=crs, resolution=resolution, tile_px=study.grid.tile_px, anchor_xy=anchor
-    )
-
-
-def _native(
-    product: Product, scenes: SceneList, area: BaseGeometry
-) -> tuple[str, float, tuple[float, float]]:
-    """The CRS whose scenes cover most, the product's resolution in it, and a pixel corner."""
-    covered: dict[int, float] = {}
-    for scene in scenes.scenes:
-        if scene.crs is not None:
-            part = scene.footprint.intersection(area).area
-            covered[scene.crs] = covered.get(scene.crs, 0.0) + part
-    crs = max(sorted(covered), key=covered.__getitem__) if covered else None
-    header = _example(product, [s for s in scenes.scenes if crs is None or s.crs == crs])
-    name = f"EPSG:{header.crs}" if isinstance(header.crs, int) else header.crs
-    if not CRS.from_user_input(name).is_projected:
-        raise StudyError(
-            f"grid: expected scenes in a projected CRS, these are in {_short(name)}; "
-            "give grid.crs and grid.resolution"
-        )
-    return name, abs(header.transform[0]), (header.transform[2], header.transform[5])
-
-
-def _example(product: Product, scenes: list[Scene]) -> CogHeader:
-    """The header of the first sound scene's band that decides the product's resolution."""
-    reasons = []
-    choose = min if product.resolution == "finest" else max
-    for scene in scenes:
-        known = SENSORS[scene.sensor].bands
-        try:
-            if missing := [band.name for band in product.bands if band.name not in known]:
-                raise SceneError(scene.id, f"{scene.sensor} has no band {missing[0]}")
-            metres = {band.name: known[band.name].resolution_m for band in product.bands}
-            return read_band(scene, choose(metres, key=metres.__getitem__), ReadCounters())
-        except SceneError as error:
-            reasons.append(str(error))
-    raise ArchiveError(
-        f"archive: none of {len(reasons)} scenes can be used; of the first: {reasons[0]}. "
-        "Check the archive and the product's bands"
-    )
 
 
 def _read_zones(study: Study, grid: Grid) -> tuple[tuple[Zone, ...], tuple[BaseGeometry, ...]]:

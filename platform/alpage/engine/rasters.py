@@ -1,7 +1,5 @@
 """Areas, zones and elevation on the pixels of a block."""
 
-from functools import lru_cache
-
 import numpy as np
 import rasterio.features
 import shapely
@@ -29,21 +27,25 @@ def inside(geometry: BaseGeometry, geobox: GeoBox) -> NDArray[np.bool_]:
     return np.asarray(burnt != 0)
 
 
-def read_elevation(href: str, geobox: GeoBox, counters: ReadCounters) -> NDArray[np.float32]:
+def elevation_header(href: str) -> CogHeader:
+    """Return the header of an elevation raster. Raises StudyError where it cannot be read."""
+    try:
+        return read_header(href)
+    except BadCog as error:
+        raise StudyError(f"dem: {error}") from error
+
+
+def read_elevation(
+    header: CogHeader, geobox: GeoBox, counters: ReadCounters
+) -> NDArray[np.float32]:
     """Return elevation on a geobox (y, x) in metres, bilinear, NaN where there is none.
 
     Raises StudyError for a raster that cannot be read.
     """
     try:
-        header = _header(href)
         dem = read_onto(header, geobox, kernel="bilinear", counters=counters).astype(np.float32)
     except BadCog as error:
         raise StudyError(f"dem: {error}") from error
     if header.nodata is not None:
         dem[dem == header.nodata] = np.nan
     return dem
-
-
-@lru_cache(maxsize=8)
-def _header(href: str) -> CogHeader:
-    return read_header(href)

@@ -8,7 +8,8 @@ from shapely.geometry import box
 from shapely.geometry.base import BaseGeometry
 
 from alpage.cube.ledger import digest
-from alpage.engine.rasters import inside, read_elevation
+from alpage.engine.header import CogHeader
+from alpage.engine.rasters import elevation_header, inside, read_elevation
 from alpage.engine.storage import ReadCounters
 from alpage.errors import StudyError
 from alpage.grid import Grid
@@ -20,6 +21,8 @@ from alpage.study import Study
 class Relief:
     """Digest of the elevation on the grid, and its range and counts within the area."""
 
+    header: CogHeader
+    """Of the raster."""
     digest: str
     range_m: tuple[float, float]
     counts: tuple[int, ...]
@@ -37,12 +40,12 @@ def read_relief(study: Study, product: Product, parameters: BaseModel, grid: Gri
 
     Raises StudyError where the elevation raster has nothing within the area.
     """
-    href = study.locate(str(study.dem))
+    header = elevation_header(study.locate(str(study.dem)))
     area = area_on(study, grid)
     low, high, seen = np.inf, -np.inf, []
     for tile in grid.tiles:
         tile_box = grid.tile_box(tile)
-        dem = read_elevation(href, tile_box, ReadCounters())
+        dem = read_elevation(header, tile_box, ReadCounters())
         seen.append(digest(dem.tobytes().hex()))
         within = dem[inside(area, tile_box) & np.isfinite(dem)]
         if within.size:
@@ -56,9 +59,9 @@ def read_relief(study: Study, product: Product, parameters: BaseModel, grid: Gri
         if counts.size:
             for tile in grid.tiles:
                 tile_box = grid.tile_box(tile)
-                dem = read_elevation(href, tile_box, ReadCounters())
+                dem = read_elevation(header, tile_box, ReadCounters())
                 within = dem[inside(area, tile_box) & np.isfinite(dem)]
                 position = (within.astype(np.float64) - low) * counts.size / (high - low)
                 bins = np.clip(position, 0, counts.size - 1).astype(np.int64)
                 counts += np.bincount(bins, minlength=counts.size)
-    return Relief(str(digest(seen)), (low, high), tuple(int(n) for n in counts))
+    return Relief(header, str(digest(seen)), (low, high), tuple(int(n) for n in counts))

@@ -9,7 +9,6 @@ import datetime as dt
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import icechunk
@@ -25,6 +24,7 @@ from alpage.cube.store import CubeStore
 from alpage.engine.block import run_block
 from alpage.engine.plan import Plan, inspect_needed
 from alpage.engine.relief import area_on
+from alpage.engine.report import Progress, RunReport
 from alpage.engine.shared import SharedText, pack
 from alpage.engine.task import Done, Task
 from alpage.errors import (
@@ -42,57 +42,6 @@ from alpage.settings import Settings
 from alpage.timeaxis import Calendar
 
 GIB = 2**30
-
-
-@dataclass
-class RunReport:
-    """What a run did."""
-
-    cube: str
-    started: str = ""
-    seconds: float = 0.0
-    blocks: dict[str, int] = field(default_factory=dict)
-    """Blocks done, by step."""
-    retries: int = 0
-    read_seconds: float = 0.0
-    compute_seconds: float = 0.0
-    write_seconds: float = 0.0
-    bytes_read: float = 0.0
-    requests: float = 0.0
-    requests_again: float = 0.0
-    """Requests for imagery that failed and were made again."""
-    scenes: int = 0
-    quarantined: dict[str, str] = field(default_factory=dict)
-    gate: list[dict[str, Any]] = field(default_factory=list)
-    snapshot: str | None = None
-    """What readers see now."""
-
-    @property
-    def n_blocks(self) -> int:
-        """Blocks done in all steps."""
-        return sum(self.blocks.values())
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the report as plain values."""
-        return {**vars(self), "blocks_done": self.n_blocks}
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is, in square kilometres times dates."""
-
-    step: str
-    done_km2_dates: float
-    total_km2_dates: float
-    seconds: float
-
-    @property
-    def seconds_left(self) -> float | None:
-        """An estimate; None before anything is done."""
-        if self.done_km2_dates <= 0:
-            return None
-        left = max(self.total_km2_dates - self.done_km2_dates, 0.0)
-        return self.seconds * left / self.done_km2_dates
 
 
 class _Replan(Exception):  # noqa: N818 - a signal between two functions, not a failure
@@ -173,19 +122,17 @@ class Run:
                 "cluster: its scheduler went away while the run went on; what is done is kept, "
                 "run again to resume"
             )
-        workers = max(len(info["workers"]), 1)
-        threads = sum(self.client.nthreads().values()) or workers
+        threads = sum(worker["nthreads"] for worker in info["workers"].values()) or 1
         pool = as_completed()
         attempts: Counter[BlockId] = Counter()
-        flying: dict[str, Task] = {}
-        futures: dict[str, Future] = {}
+        flying: dict[str, tuple[Task, Future]] = {}
         stop: AlpageError | _Replan | None = None
 
         def submit(task: Task) -> None:
             name = f"{step}-{task.id.block}-{task.id.tile[0]}-{task.id.tile[1]}"
             key = f"{name}-{task.attempt}-{time.monotonic_ns()}"
             future = self.client.submit(run_block, task, self._fork, key=key, pure=False)
-            flying[future.key], futures[future.key] = task, future
+            flying[future.key] = task, future
             pool.add(future)
 
         def fill() -> None:
@@ -198,17 +145,16 @@ class Run:
         def withdraw() -> None:
             """Take back what no worker has begun: they begin in the order of submission."""
             for key in list(flying)[threads:]:
-                del flying[key]
-                futures.pop(key).cancel()
+                flying.pop(key)[1].cancel()
 
         try:
             fill()
             for future in pool:
-                task = flying.pop(future.key, None)
-                if task is None:
+                if future.key not in flying:
                     continue
+                task, _ = flying.pop(future.key)
                 done, failure = _outcome(future)
-                futures.pop(future.key).release()
+                future.release()
                 if done is not None:
                     self._accept(done)
                     stop = stop or self._over_budget()

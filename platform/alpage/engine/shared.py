@@ -9,7 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from alpage.cube.layout import Axis, Layout
+from alpage.cube.axes import Axis
+from alpage.cube.layout import Layout
+from alpage.engine.header import CogHeader
 from alpage.grid import Grid
 from alpage.product import Context, Product
 from alpage.study import make_study
@@ -23,8 +25,8 @@ class Shared:
     parameters: BaseModel
     layout: Layout
     context: Context
-    dem: str | None
-    """Where the elevation raster lies."""
+    dem: CogHeader | None
+    """Of the elevation raster."""
     batch_days: int
     """Days that an observing stage holds at once: bounds a task's memory."""
 
@@ -39,7 +41,7 @@ class SharedText:
     axes: str
     table_shapes: dict[str, tuple[int, ...]]
     context: bytes
-    dem: str | None
+    dem: CogHeader | None
     batch_days: int
 
 

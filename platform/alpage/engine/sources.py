@@ -6,13 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import obstore
-from obstore.store import LocalStore
 
 from alpage.archive.scene import Scene
 from alpage.archive.sensors import SENSORS
 from alpage.engine.header import MAGIC, CogHeader
 from alpage.engine.inspect import QUALITY, BandSource, SceneSource
+from alpage.files import replacing
 from alpage.objectstore import on_s3, read_object, write_object
 from alpage.product import Band
 
@@ -43,8 +42,8 @@ def write_sources(place: str, sources: Mapping[str, SceneSource], scenes: Iterab
     if on_s3(place):
         write_object(place, packed.getvalue())
     else:
-        path = Path(place)
-        obstore.put(LocalStore(path.parent), path.name, packed.getvalue())
+        with replacing(Path(place)) as scratch:
+            scratch.write_bytes(packed.getvalue())
 
 
 def read_sources(

@@ -23,8 +23,8 @@ from obstore.store import HTTPStore, LocalStore, ObjectStore
 from alpage.engine.hrefs import Place, place_of, safe_name
 from alpage.errors import StorageError
 from alpage.objectstore import (
+    MAX_TRIES,
     TIMEOUTS,
-    StorageSettings,
     forget_environment,
     is_passing,
     reason,
@@ -34,21 +34,6 @@ from alpage.objectstore import (
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
 
-__all__ = [
-    "ReadCounters",
-    "StorageSettings",
-    "announce",
-    "fetch_head",
-    "fetch_ranges",
-    "forget",
-    "gdal_path",
-    "is_local",
-    "locate",
-    "merge",
-    "settings",
-]
-
-TRIES = 10
 ONCE: "RetryConfig" = {"max_retries": 0}
 MERGE_GAP = 256 * 1024
 """Bytes read for nothing rather than asking twice: about one round trip's worth."""
@@ -218,7 +203,7 @@ def _asked(
     obstore's own retries are off: they cannot be counted, a body is resumed only where the server
     sends an ETag, and a short one is taken for whole.
     """
-    for attempt in range(1, TRIES + 1):
+    for attempt in range(1, MAX_TRIES + 1):
         try:
             return ask()
         except FileNotFoundError:
@@ -226,7 +211,7 @@ def _asked(
         except (_ShortAnswerError, BaseError) as error:
             # Not chained: an S3 answer may repeat the key id and what was signed.
             passing = isinstance(error, _ShortAnswerError) or is_passing(error)
-            if not passing or attempt == TRIES:
+            if not passing or attempt == MAX_TRIES:
                 raise StorageError(f"{safe_name(href)}: {_reason(error)}") from None
         counters.retries += 1
         time.sleep(random.uniform(0.5, 1) * min(0.1 * 2**attempt, 15.0))  # noqa: S311
@@ -235,7 +220,7 @@ def _asked(
 
 def _reason(error: Exception) -> str:
     if isinstance(error, _ShortAnswerError):
-        return f"answers came short {TRIES} times: try again later"
+        return f"answers came short {MAX_TRIES} times: try again later"
     return reason(error)
 
 

@@ -18,7 +18,7 @@ from alpage.engine.imagery import Day
 from alpage.engine.rasters import inside, read_elevation
 from alpage.engine.shared import Shared, SharedText
 from alpage.engine.storage import ReadCounters
-from alpage.science.zonal import ZoneIndex, zone_index
+from alpage.science.zones import ZoneIndex, zone_index
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,6 @@ __all__ = [
     "Placement",
     "is_large",
     "need",
-    "needed_window",
     "needed_windows",
     "placement",
     "read_onto",
@@ -85,26 +84,22 @@ def placement(header: CogHeader, geobox: GeoBox) -> Placement:
     return _placement(*grids(header, geobox))
 
 
-def needed_window(header: CogHeader, geobox: GeoBox, *, kernel: Kernel = "cubic") -> Window:
-    """Return the window of the file's pixels that a block needs, at most: for estimates.
-
-    May leave the image; (0, 0, 0, 0) where the block has no place in the file's CRS.
-    """
-    source, block = grids(header, geobox)
-    return _needed_window(header, source, block, kernel)
-
-
 def needed_windows(headers: Iterable[tuple[CogHeader, Kernel]], block: Block) -> Iterator[Window]:
-    """Yield `needed_window` of many files for one block: files of one grid are worked out once."""
+    """Yield the window of each file's pixels that a block needs, at most: for estimates.
+
+    May leave the image; (0, 0, 0, 0) where the block has no place in the file's CRS. Files of one
+    grid are worked out once.
+    """
     known: dict[tuple[object, ...], Window] = {}
     for header, kernel in headers:
         key = header.crs, header.transform, header.shape_yx, kernel
         if key not in known:
-            known[key] = _needed_window(header, source_of(header), block, kernel)
+            known[key] = _needed_window(header, block, kernel)
         yield known[key]
 
 
-def _needed_window(header: CogHeader, source: Source, block: Block, kernel: Kernel) -> Window:
+def _needed_window(header: CogHeader, block: Block, kernel: Kernel) -> Window:
+    source = source_of(header)
     lies = _placement(source, block)
     if lies.kind == "aligned" or (lies.kind == "repeat" and kernel == "nearest"):
         return lies.window

@@ -12,7 +12,8 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from alpage.cube.layout import STATISTICS, Axis, Layout, step_layers
+from alpage.cube.axes import Axis
+from alpage.cube.layout import STATISTICS, Layout, step_layers
 from alpage.cube.ledger import read_statistics
 from alpage.errors import GateFailed
 from alpage.product import Layer

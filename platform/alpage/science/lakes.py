@@ -11,7 +11,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from alpage.science.water import WaterParameters
-from alpage.science.zonal import ZoneIndex
+from alpage.science.zones import ZoneIndex
 
 
 def lake_histogram(
@@ -29,7 +29,7 @@ def lake_histogram(
     without brightness are left out. `n_bins` equal bins over [low, high], the last one
     closed. Pixels and brightnesses of blocks add up.
 
-    >>> from alpage.science.zonal import zone_index_from_labels
+    >>> from alpage.science.zones import zone_index_from_labels
     >>> index = zone_index_from_labels(np.array([[1, 1, 1]], dtype="int32"))
     >>> lake_histogram(
     ...     np.array([[[-5000, 7000, 7000]]], dtype="int16"),

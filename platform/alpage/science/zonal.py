@@ -7,18 +7,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from alpage.science.zones import ZoneIndex, zone_index, zone_index_from_labels
-
-__all__ = [
-    "LIS_CODES",
-    "ZoneIndex",
-    "count_codes",
-    "elevation_counts",
-    "histogram",
-    "sum_values",
-    "zone_index",
-    "zone_index_from_labels",
-]
+from alpage.science.zones import ZoneIndex
 
 LIS_CODES = (0, 100, 205, 254)
 """No snow, snow, cloud, no data: the codes of a snow layer."""
@@ -31,6 +20,7 @@ def count_codes(
 
     `codes` has shape (t, y, x). Codes that are not wanted are not counted.
 
+    >>> from alpage.science.zones import zone_index_from_labels
     >>> index = zone_index_from_labels(np.array([[1, 1], [1, 2]], dtype="int32"))
     >>> count_codes(np.array([[[0, 100], [100, 205]]], dtype="uint8"), index)
     array([[[1, 2, 0, 0],
@@ -47,6 +37,7 @@ def sum_values(values: NDArray[np.int16], index: ZoneIndex, *, fill: int) -> NDA
 
     `values` has shape (t, y, x); pixels equal to `fill` are left out.
 
+    >>> from alpage.science.zones import zone_index_from_labels
     >>> index = zone_index_from_labels(np.array([[1, 1], [1, 2]], dtype="int32"))
     >>> sum_values(np.array([[[2, 3], [-1, 9]]], dtype="int16"), index, fill=-1)
     array([[[ 2,  5, 13],
@@ -73,6 +64,7 @@ def histogram(
     in integer arithmetic. `values` has shape (t, y, x); pixels equal to `fill`, outside
     [low, high], or 0 in `where` (same shape) are left out.
 
+    >>> from alpage.science.zones import zone_index_from_labels
     >>> index = zone_index_from_labels(np.array([[1, 1], [1, 2]], dtype="int32"))
     >>> values = np.array([[[0, 3], [10, -1]]], dtype="int16")
     >>> histogram(values, index, fill=-1, low=0, high=10, n_bins=5)
@@ -108,6 +100,7 @@ def elevation_counts(
     without a finite elevation or outside the bands are left out. `codes` has shape
     (t, y, x), `dem` (y, x).
 
+    >>> from alpage.science.zones import zone_index_from_labels
     >>> index = zone_index_from_labels(np.array([[1, 1, 1]], dtype="int32"))
     >>> codes = np.array([[[0, 100, 100]]], dtype="uint8")
     >>> dem = np.array([[950.0, 1050.0, np.nan]], dtype="float32")

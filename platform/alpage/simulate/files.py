@@ -1,26 +1,13 @@
-"""Files that appear whole or not at all."""
+"""COGs as the valley's scenes have them."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
 
+from alpage.files import replacing
 from alpage.simulate.spec import PIXEL_M, Tile
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Gives a temporary path beside `path` that takes its name when the block ends well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_cog(

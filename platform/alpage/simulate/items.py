@@ -13,8 +13,8 @@ from pyproj import Transformer
 from shapely import Polygon, segmentize
 from shapely.geometry import mapping
 
+from alpage.files import replacing
 from alpage.simulate import clouds
-from alpage.simulate.files import replacing
 from alpage.simulate.scenes import BASELINE_OFFSET, FILES, SCALE, Scene, asset_path
 from alpage.simulate.seasons import sun_position
 from alpage.simulate.spec import PIXEL_M, main_tile

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.features import rasterize
 
+from alpage.files import replacing
 from alpage.simulate.clouds import sky
-from alpage.simulate.files import replacing, write_cog
+from alpage.simulate.files import write_cog
 from alpage.simulate.optics import state
 from alpage.simulate.seasons import LAND_COVER, lake_level, snow_line, unit_cover, unit_ndvi
 from alpage.simulate.spec import PIXEL_M, ValleySpec, days_between, main_tile

@@ -12,7 +12,8 @@ from affine import Affine
 from pyproj import Transformer
 from shapely import Polygon
 
-from alpage.simulate.files import replacing, write_cog
+from alpage.files import replacing
+from alpage.simulate.files import write_cog
 from alpage.simulate.items import footprint, item_is_written, write_collection, write_item
 from alpage.simulate.scenes import (
     Scene,

@@ -14,8 +14,8 @@ from shapely.affinity import affine_transform
 from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
+from alpage.files import replacing
 from alpage.simulate import terrain
-from alpage.simulate.files import replacing
 from alpage.simulate.seasons import lake_level, unit_cover
 from alpage.simulate.spec import MAIN_EPSG, PIXEL_M, ValleySpec, main_tile
 

@@ -1,0 +1,55 @@
+"""What a run tells: how far it is, and what it did."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class RunReport:
+    """What a run did."""
+
+    cube: str
+    started: str = ""
+    seconds: float = 0.0
+    blocks: dict[str, int] = field(default_factory=dict)
+    """Blocks done, by step."""
+    retries: int = 0
+    read_seconds: float = 0.0
+    compute_seconds: float = 0.0
+    write_seconds: float = 0.0
+    bytes_read: float = 0.0
+    requests: float = 0.0
+    requests_again: float = 0.0
+    """Requests for imagery that failed and were made again."""
+    scenes: int = 0
+    quarantined: dict[str, str] = field(default_factory=dict)
+    gate: list[dict[str, Any]] = field(default_factory=list)
+    snapshot: str | None = None
+    """What readers see now."""
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks done in all steps."""
+        return sum(self.blocks.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain values."""
+        return {**vars(self), "blocks_done": self.n_blocks}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is, in square kilometres times dates."""
+
+    step: str
+    done_km2_dates: float
+    total_km2_dates: float
+    seconds: float
+
+    @property
+    def seconds_left(self) -> float | None:
+        """An estimate; None before anything is done."""
+        if self.done_km2_dates <= 0:
+            return None
+        left = max(self.total_km2_dates - self.done_km2_dates, 0.0)
+        return self.seconds * left / self.done_km2_dates

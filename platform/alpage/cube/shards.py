@@ -7,7 +7,9 @@ What is written is plain Zarr v3 (`sharding_indexed`, `bytes`, `zstd`): every re
 
 import math
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import google_crc32c
@@ -151,6 +153,24 @@ class ShardWriter:
         self._size += len(data)
 
 
+@dataclass(frozen=True)
+class _Fetched:
+    """Inner chunks of one shard as they are stored."""
+
+    data: memoryview
+    rows: NDArray[np.int64]
+    """Numbers along time of the inner chunks, which the arrays below begin with."""
+    held: NDArray[np.bool_]
+    offsets: NDArray[np.uint64]
+    """Within `data`."""
+    sizes: NDArray[np.uint64]
+
+
+@cache
+def _fetcher() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="alpage-shards")
+
+
 class Shards:
     """The shards of one layer in a store, by its path."""
 
@@ -171,42 +191,59 @@ class Shards:
         """Return some time steps of a tile, shape (indices, rows, columns).
 
         Fill outside the layer's time axis and where nothing was written. Two requests a shard:
-        its index, and what lies from the first to the last inner chunk needed. Raises CubeError
-        for a damaged index.
+        its index, and what lies from the first to the last inner chunk needed; the next shard is
+        fetched while one is decoded. Raises CubeError for a damaged index.
         """
         out = np.full((len(indices), rows, columns), self.shape.fill, dtype=self.shape.dtype)
         inside = np.flatnonzero((indices >= 0) & (indices < self._steps))
         length = self.shape.shard[0]
+        parts = []
         for number in np.unique(indices[inside] // length):
             mine = inside[indices[inside] // length == number]
-            self._read_one((int(number), *tile), indices[mine] - number * length, mine, out)
+            parts.append(((int(number), *tile), indices[mine] - number * length, mine))
+        flying = [_fetcher().submit(self._fetch, *part[:2]) for part in parts[:1]]
+        for at, (_, slots, targets) in enumerate(parts):
+            found = flying.pop().result()
+            if at + 1 < len(parts):
+                flying.append(_fetcher().submit(self._fetch, *parts[at + 1][:2]))
+            if found is not None:
+                self._decode(found, slots, targets, out)
         return out
 
-    def _read_one(
-        self, place: Place, slots: NDArray[np.int64], targets: NDArray[np.int64], out: Array
-    ) -> None:
-        """Fill the targets along the first axis of `out` from the slots of one shard."""
+    def _fetch(self, place: Place, slots: NDArray[np.int64]) -> "_Fetched | None":
+        """The inner chunks of one shard that hold some slots; None where nothing is there."""
         shape, key = self.shape, self._key(place)
         tail = self._get(key, SuffixByteRequest(shape.index_bytes))
         if tail is None:
-            return
+            return None
         index = _index_of(key, tail, shape)
-        steps, high, wide = shape.inner
-        rows = np.unique(slots // steps)
+        rows = np.unique(slots // shape.inner[0])
         offsets, sizes = index[rows, ..., 0], index[rows, ..., 1]
         held = offsets != ABSENT
         if not held.any():
-            return
+            return None
         first, last = int(offsets[held].min()), int((offsets[held] + sizes[held]).max())
         data = self._get(key, RangeByteRequest(first, last))
         if data is None:
             raise CubeError(f"cube: {key} went away while it was read; was it garbage collected?")
-        chunk = np.empty(shape.inner, dtype=shape.dtype)
-        for at, y, x in np.argwhere(held):
-            start = int(offsets[at, y, x]) - first
-            piece = data[start : start + int(sizes[at, y, x])]
+        offsets[held] -= np.uint64(first)
+        return _Fetched(data, rows, held, offsets, sizes)
+
+    def _decode(
+        self,
+        found: "_Fetched",
+        slots: NDArray[np.int64],
+        targets: NDArray[np.int64],
+        out: Array,
+    ) -> None:
+        """Fill the targets along the first axis of `out` from the slots of one shard."""
+        steps, high, wide = self.shape.inner
+        chunk = np.empty(self.shape.inner, dtype=self.shape.dtype)
+        for at, y, x in np.argwhere(found.held):
+            start = int(found.offsets[at, y, x])
+            piece = found.data[start : start + int(found.sizes[at, y, x])]
             imagecodecs.zstd_decode(piece, out=chunk.reshape(-1).view(np.uint8).data)
-            wanted = slots // steps == rows[at]
+            wanted = slots // steps == found.rows[at]
             cut = np.s_[y * high : (y + 1) * high, x * wide : (x + 1) * wide]
             for slot, target in zip(slots[wanted] % steps, targets[wanted], strict=True):
                 view = out[target][cut]

@@ -1,8 +1,11 @@
 """One block: what a worker does, from imagery or layers to shards, in one task."""
 
+import pickle
+
 import icechunk
 import numpy as np
 from numpy.typing import NDArray
+from zarr.abc.store import Store
 
 from alpage.cube.ledger import NOTHING, Record
 from alpage.engine.clear import clear_block
@@ -16,7 +19,7 @@ from alpage.product import Derive, Gather, Observe, Stage, Summarise
 
 def run_block(task: Task, fork: icechunk.ForkSession) -> Done:
     """Return a block done: layers and tables written into the fork, which nobody sees yet."""
-    job = Job(task, unpack(task.shared), fork.store)
+    job = Job(task, unpack(task.shared), fork.store, _committed(fork))
     stage = _stage_of(job.shared, task.id.step)
     statistics: NDArray[np.int64] | None = None
     match stage:
@@ -39,6 +42,19 @@ def run_block(task: Task, fork: icechunk.ForkSession) -> Done:
         "attempts": float(task.attempt),
     }
     return Done(Record(task.id, task.fingerprint, cost, statistics), fork)
+
+
+_KNOWN: dict[str, Store] = {}
+
+
+def _committed(fork: icechunk.ForkSession) -> Store:
+    """The store as it was committed: what Icechunk read of a snapshot serves all its blocks."""
+    if fork.snapshot_id not in _KNOWN:
+        _KNOWN.clear()
+        # A copy: the fork itself will hold what its block writes.
+        copy: icechunk.ForkSession = pickle.loads(pickle.dumps(fork))  # noqa: S301 - our own
+        _KNOWN[fork.snapshot_id] = copy.store
+    return _KNOWN[fork.snapshot_id]
 
 
 def _stage_of(shared: Shared, step: str) -> Stage:

@@ -47,7 +47,7 @@ def read_segment(stage: Derive | Summarise, job: Job) -> tuple[Segment, Span]:
     first, last = np.searchsorted(slots, [inner_span.start, inner_span.stop])
     start = layout.axes[calendar].span.start
     layers = {
-        path: layout.shards(layout.product.layer(path), job.store).read(
+        path: layout.shards(layout.product.layer(path), job.committed).read(
             slots - start, job.tile, *job.shape
         )
         for path in stage.reads

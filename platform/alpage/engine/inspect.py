@@ -7,9 +7,11 @@ whole or it is quarantined by name.
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from shapely.geometry import Polygon
+from shapely.geometry.base import BaseGeometry
 
 from alpage.archive.radiometry import judge
 from alpage.archive.scene import Scene
@@ -118,11 +120,17 @@ def read_band(scene: Scene, name: str, counters: ReadCounters) -> CogHeader:
         (a * column + b * row + c, d * column + e * row + f)
         for row, column in ((0, 0), (0, width), (height, width), (height, 0))
     ]
-    told = project(scene.footprint, header.crs)
+    told = _outline(scene.footprint, header.crs)
     # Infinite where the footprint has no place in the file's CRS.
     if not (np.isfinite(told.bounds).all() and told.intersects(Polygon(corners))):
         raise SceneError(scene.id, f"band {name} lies outside the footprint that its item gives")
     return header
+
+
+@lru_cache(maxsize=64)
+def _outline(footprint: BaseGeometry, crs: int | str) -> BaseGeometry:
+    """A footprint in a CRS: the bands of a scene share it."""
+    return project(footprint, crs)
 
 
 def _check_offset(scene: Scene, sources: Mapping[str, BandSource], counters: ReadCounters) -> None:

@@ -70,7 +70,7 @@ def _observing(layout: Layout, stage: Observe, batch: int, context: Context, mos
 
 
 def _reading(layout: Layout, stage: Derive | Summarise, most: MostDays) -> int:
-    """The layers that a block reads, and the bytes of one shard of them."""
+    """The layers that a block reads, the bytes of one shard of them and of the next."""
     area = layout.grid.tile_px**2
     layers = [layout.product.layer(path) for path in stage.reads]
     axis, calendar = layout.axes[layout.steps[stage.name]], layers[0].calendar
@@ -81,7 +81,7 @@ def _reading(layout: Layout, stage: Derive | Summarise, most: MostDays) -> int:
     if calendar is Calendar.DAY:
         read, window = most(slots), most(window)
     sizes = [area * _itemsize(layer) for layer in layers]
-    return read * sum(sizes) + window * max(sizes)
+    return read * sum(sizes) + 2 * window * max(sizes)
 
 
 def _writing(layout: Layout, layers: tuple[Layer, ...]) -> int:

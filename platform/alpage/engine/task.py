@@ -69,6 +69,9 @@ class Job:
     task: Task
     shared: Shared
     store: Store
+    """Where the block writes."""
+    committed: Store
+    """What earlier steps left, to be read."""
     clock: Clock = field(default_factory=Clock)
     counters: ReadCounters = field(default_factory=ReadCounters)
 
@@ -113,7 +116,10 @@ class Job:
     def zones(self) -> ZoneIndex:
         """Pixels of each zone within the tile."""
         masks = {
-            number: inside(shapely.from_wkb(wkb), self.box) & self.area
+            # Without zones the area is the only one.
+            number: self.area
+            if wkb == self.task.area
+            else inside(shapely.from_wkb(wkb), self.box) & self.area
             for number, wkb in self.task.zones
         }
         return zone_index(masks, self.shape)

@@ -93,16 +93,17 @@ class CogHeader:
         """The value of pixels that are not in the file, as a numpy scalar: nodata or 0."""
         return np.dtype(self.dtype).type(0 if self.nodata is None else self.nodata)
 
-    @cached_property
-    def _packed(self) -> bytes:
-        return self.to_bytes()
-
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel as one buffer: Dask sends each small array of a task as a frame of its own."""
-        return _unpacked, (self._packed,)
+        return _unpacked, (self.to_bytes(),)
 
     def to_bytes(self) -> bytes:
         """Return the header as bytes that `from_bytes` reads."""
+        return self._packed
+
+    @cached_property
+    def _packed(self) -> bytes:
+        # Every task that reads the file takes it along, and it is kept beside the scene list.
         fields: dict[str, Any] = {
             one.name: getattr(self, one.name) for one in dataclass_fields(self)
         }

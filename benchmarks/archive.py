@@ -20,7 +20,6 @@ from alpage.simulate.spec import PIXEL_M, Tile
 
 WORKERS = 2
 COLLECTION = "sentinel-2-l2a"
-FIRST_DAY = dt.date(2018, 3, 10)
 REVISIT_DAYS = 5
 # Of the sensor and the ground: raises the compressed size to that of real imagery.
 NOISE_DN = 45
@@ -36,6 +35,7 @@ class ArchiveSpec:
     dates: int
     block_px: int = 512
     """Side of the COGs' internal tiles."""
+    first_day: dt.date = dt.date(2018, 3, 10)
 
     @property
     def name(self) -> str:
@@ -51,7 +51,7 @@ class ArchiveSpec:
     @property
     def days(self) -> list[dt.date]:
         """The day of every scene."""
-        return [FIRST_DAY + dt.timedelta(REVISIT_DAYS * n) for n in range(self.dates)]
+        return [self.first_day + dt.timedelta(REVISIT_DAYS * n) for n in range(self.dates)]
 
 
 def make_archive(spec: ArchiveSpec, root: Path) -> Path:
@@ -72,8 +72,20 @@ def make_archive(spec: ArchiveSpec, root: Path) -> Path:
     return folder
 
 
+def add_late_scene(spec: ArchiveSpec, folder: Path, *, size: int, day: int) -> None:
+    """Add a scene of the north-western corner, so many days after the first, to an archive."""
+    late = ArchiveSpec(size, 1, spec.block_px, first_day=spec.first_day + dt.timedelta(day))
+    name = _write_scene(late, 0, folder)
+    items = [_name(spec, number) for number in range(spec.dates)]
+    _write_collection(spec, [*items, name], folder)
+
+
+def _name(spec: ArchiveSpec, number: int) -> str:
+    return f"S2A_{spec.tile.mgrs}_{spec.days[number]:%Y%m%d}_0_L2A"
+
+
 def _write_scene(spec: ArchiveSpec, number: int, folder: Path) -> str:
-    scene = folder / f"S2A_{spec.tile.mgrs}_{spec.days[number]:%Y%m%d}_0_L2A"
+    scene = folder / _name(spec, number)
     scene.mkdir(parents=True, exist_ok=True)
     for name, pixels in _pixels(spec, number).items():
         write_cog(scene / f"{name}.tif", pixels, spec.tile, spec.block_px, nodata=0)

@@ -31,6 +31,7 @@ check: setup  ## format, lint, types, import directions
 
 bench: setup  ## measured beside what a user would otherwise write
 	@$(PYTHON) benchmarks/fused.py
+	@$(PYTHON) benchmarks/late.py
 
 lock: setup  ## resolve the dependencies anew
 	@.venv/bin/uv pip compile --quiet --universal --python-version 3.12 --all-extras --generate-hashes \

@@ -1,11 +1,13 @@
-"""A synthetic Sentinel-2 archive: red, NIR and scene classes as COGs, all of 10 m, under STAC."""
+"""Synthetic Sentinel-2 archives, all bands of 10 m as COGs under STAC: meadows, and mountains."""
 
 import datetime as dt
 import json
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pystac
@@ -37,11 +39,14 @@ class ArchiveSpec:
     """Side of the COGs' internal tiles."""
     first_day: dt.date = dt.date(2018, 3, 10)
 
+    kind: ClassVar[str] = "archive"
+    bands: ClassVar[tuple[str, ...]] = ("red", "nir", "scl")
+
     @property
     def name(self) -> str:
         """The archive's folder."""
         block = "" if self.block_px == 512 else f"-blocks-of-{self.block_px}"
-        return f"archive-{self.dates}x{self.size}{block}"
+        return f"{self.kind}-{self.dates}x{self.size}{block}"
 
     @property
     def tile(self) -> Tile:
@@ -53,11 +58,54 @@ class ArchiveSpec:
         """The day of every scene."""
         return [self.first_day + dt.timedelta(REVISIT_DAYS * n) for n in range(self.dates)]
 
+    def pixels(self, number: int) -> dict[str, NDArray[np.unsignedinteger]]:
+        """Meadows that green and fade over the year, under noise, with clouds and an edge."""
+        ground, date = np.random.default_rng(1), np.random.default_rng((2, number))
+        greenness = _smooth(ground, self.size, cells=48) * np.sin(np.pi * (number + 1) / self.dates)
+        scl, thick = _sky(date, self.size)
+        scl[(greenness < 0.05) & (scl == VEGETATION)] = SNOW
+        reflectance = {
+            "red": 800 - 550 * greenness + 4000 * thick,
+            "nir": 1500 + 2600 * greenness + 3000 * thick,
+        }
+        return _noisy(reflectance, scl, date, number)
+
+    def elevation(self) -> NDArray[np.float32] | None:
+        """Metres above the sea, where there is a relief."""
+        return None
+
+
+class SnowSpec(ArchiveSpec):
+    """Mountains under a snow line that comes down and goes up again, from September on."""
+
+    kind: ClassVar[str] = "snow"
+    bands: ClassVar[tuple[str, ...]] = ("green", "red", "swir16", "scl")
+
+    def pixels(self, number: int) -> dict[str, NDArray[np.unsignedinteger]]:
+        """Land, thin snow and snow by elevation, under noise, with clouds and an edge."""
+        date = np.random.default_rng((3, number))
+        scl, thick = _sky(date, self.size)
+        line = 2600 - 1500 * np.sin(np.pi * (number + 1) / (self.dates + 1))
+        above = self.elevation() - line
+        kinds = [above > 150, above > 0]
+        scl[kinds[0] & (scl == VEGETATION)] = SNOW
+        reflectance = {
+            "green": np.select(kinds, [7000, 1500], 900) * (1 - thick) + 5500 * thick,
+            "red": np.select(kinds, [6800, 1300], 700) * (1 - thick) + 5600 * thick,
+            "swir16": np.select(kinds, [900, 900], 2200) * (1 - thick) + 4000 * thick,
+        }
+        return _noisy(reflectance, scl, date, number)
+
+    def elevation(self) -> NDArray[np.float32]:
+        """Metres above the sea."""
+        return 700 + 2400 * _smooth(np.random.default_rng(4), self.size, cells=12)
+
 
 def make_archive(spec: ArchiveSpec, root: Path) -> Path:
     """Return the folder of the archive, written now unless it is there already.
 
-    It holds `collection.json`, an item and three COGs for each date, and `area.geojson`.
+    It holds `collection.json`, an item and a COG for each band and date, `area.geojson`, and
+    `dem.tif` where there is a relief.
     """
     folder = root / spec.name
     if (folder / "collection.json").exists():
@@ -65,6 +113,8 @@ def make_archive(spec: ArchiveSpec, root: Path) -> Path:
     with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as pool:
         jobs = [pool.submit(_write_scene, spec, n, folder) for n in range(spec.dates)]
         items = [job.result() for job in jobs]
+    if (elevation := spec.elevation()) is not None:
+        write_cog(folder / "dem.tif", elevation, spec.tile, spec.block_px, nodata=-9999)
     # Pixel centres lie within, and the grid that covers it is the scenes' own.
     area = shapely.geometry.mapping(_outline(spec.tile, inset_m=PIXEL_M / 5))
     (folder / "area.geojson").write_text(json.dumps(area))
@@ -74,7 +124,7 @@ def make_archive(spec: ArchiveSpec, root: Path) -> Path:
 
 def add_late_scene(spec: ArchiveSpec, folder: Path, *, size: int, day: int) -> None:
     """Add a scene of the north-western corner, so many days after the first, to an archive."""
-    late = ArchiveSpec(size, 1, spec.block_px, first_day=spec.first_day + dt.timedelta(day))
+    late = replace(spec, size=size, dates=1, first_day=spec.first_day + dt.timedelta(day))
     name = _write_scene(late, 0, folder)
     items = [_name(spec, number) for number in range(spec.dates)]
     _write_collection(spec, [*items, name], folder)
@@ -87,7 +137,7 @@ def _name(spec: ArchiveSpec, number: int) -> str:
 def _write_scene(spec: ArchiveSpec, number: int, folder: Path) -> str:
     scene = folder / _name(spec, number)
     scene.mkdir(parents=True, exist_ok=True)
-    for name, pixels in _pixels(spec, number).items():
+    for name, pixels in spec.pixels(number).items():
         write_cog(scene / f"{name}.tif", pixels, spec.tile, spec.block_px, nodata=0)
     item = _item(spec, number, scene.name)
     with replacing(scene / f"{scene.name}.json") as temporary:
@@ -95,25 +145,31 @@ def _write_scene(spec: ArchiveSpec, number: int, folder: Path) -> str:
     return scene.name
 
 
-def _pixels(spec: ArchiveSpec, number: int) -> dict[str, NDArray[np.unsignedinteger]]:
-    """Meadows that green and fade over the year, under noise, with clouds and a slanted edge."""
-    ground, date = np.random.default_rng(1), np.random.default_rng((2, number))
-    greenness = _smooth(ground, spec.size, cells=48) * np.sin(np.pi * (number + 1) / spec.dates)
-    cloud = _smooth(date, spec.size, cells=6) - date.uniform(0.2, 1)
-    thick = np.clip(cloud * 4, 0, 1)
-    red = 800 - 550 * greenness + 4000 * thick
-    nir = 1500 + 2600 * greenness + 3000 * thick
-    scl = np.full((spec.size, spec.size), VEGETATION, dtype=np.uint8)
-    scl[np.roll(cloud, spec.size // 20, axis=(0, 1)) > 0] = CLOUD_SHADOW
+def _sky(date: np.random.Generator, size: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Scene classes of a date's clouds and their shadows, and how thick the clouds are."""
+    cloud = _smooth(date, size, cells=6) - date.uniform(0.2, 1)
+    scl = np.full((size, size), VEGETATION, dtype=np.uint8)
+    scl[np.roll(cloud, size // 20, axis=(0, 1)) > 0] = CLOUD_SHADOW
     scl[cloud > -0.05] = CIRRUS
     scl[cloud > 0] = CLOUD
-    scl[(greenness < 0.05) & (scl == VEGETATION)] = SNOW
-    empty = np.add.outer(np.arange(spec.size), np.arange(spec.size)) < spec.size // 8 * (number % 3)
+    return scl, np.clip(cloud * 4, 0, 1)
+
+
+def _noisy(
+    reflectance: Mapping[str, NDArray[np.floating]],
+    scl: NDArray[np.uint8],
+    date: np.random.Generator,
+    number: int,
+) -> dict[str, NDArray[np.unsignedinteger]]:
+    """Digital numbers under noise, empty beyond a slanted edge that moves with the date."""
+    size = scl.shape[0]
+    empty = np.add.outer(np.arange(size), np.arange(size)) < size // 8 * (number % 3)
     scl[empty] = 0
     bands: dict[str, NDArray[np.unsignedinteger]] = {"scl": scl}
-    for name, band in (("red", red), ("nir", nir)):
-        band += NOISE_DN * date.standard_normal(band.shape, dtype=np.float32)
-        bands[name] = np.where(empty, 0, np.clip(np.rint(band), 1, 16_000)).astype(np.uint16)
+    for name, band in reflectance.items():
+        noise = NOISE_DN * date.standard_normal(band.shape, dtype=np.float32)
+        numbers = np.clip(np.rint(band + noise), 1, 16_000)
+        bands[name] = np.where(empty, 0, numbers).astype(np.uint16)
     return bands
 
 
@@ -150,7 +206,7 @@ def _item(spec: ArchiveSpec, number: int, name: str) -> pystac.Item:
         ],
         collection=COLLECTION,
     )
-    for band in ("red", "nir", "scl"):
+    for band in spec.bands:
         item.add_asset(band, _asset(spec, band))
     item.add_link(
         pystac.Link(pystac.RelType.COLLECTION, "../collection.json", pystac.MediaType.JSON)

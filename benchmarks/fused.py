@@ -1,18 +1,20 @@
-"""alpage beside what a user would otherwise write: the same job by four ways, in turns.
+"""alpage beside what a user would otherwise write: the same jobs by several ways, in turns.
 
 Results are compared before any time is shown. See README.md beside this file.
 """
 
 import argparse
 import contextlib
+import datetime as dt
+import itertools
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,9 @@ import numpy as np
 import psutil
 import xarray as xr
 import zarr
-from archive import ArchiveSpec, make_archive
-from peers import FILL, WAYS, WORKERS
+from archive import ArchiveSpec, SnowSpec, make_archive
+from numpy.typing import NDArray
+from peers import FILL, SNOW_WAYS, WAYS, WORKERS
 from rich.console import Console
 from rich.table import Table
 
@@ -36,10 +39,38 @@ DATA = HERE / ".data"
 RESULTS = HERE / "results.json"
 SAMPLE_S = 0.25
 ROWS = 512
+SNOW = 100
+FEW_WAYS = ("alpage", "odc_stac", "odc_stac_tuned", "floor")
 KINDS = ("plan_s", "read_seconds", "compute_seconds", "write_seconds")
-SMALL = ArchiveSpec(512, 4)
+# Something for each worker.
+SMALL_PX, SMALL_DATES = 1024, 4
+WINTER = dt.date(2018, 9, 20)
 
 Measured = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One job, the small one that comes before it, the ways to do both, and how to compare."""
+
+    name: str
+    spec: ArchiveSpec
+    ways: Sequence[str]
+    check: Callable[["Place", Sequence[str]], None]
+
+    @property
+    def small(self) -> ArchiveSpec:
+        """The same job, small: imports and first calls are in nobody's time."""
+        return replace(self.spec, size=SMALL_PX, dates=SMALL_DATES)
+
+    def key(self, place: "Place") -> str:
+        """Where its numbers stand in results.json."""
+        return place.name if self.name == "ndvi" else f"{self.name}_{place.name}"
+
+    @property
+    def ours(self) -> str:
+        """The way that is alpage's."""
+        return self.ways[0]
 
 
 @dataclass(frozen=True)
@@ -66,51 +97,56 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="times each way is run (3)")
     parser.add_argument("--size", type=int, default=2048, help="width and height in pixels (2048)")
     parser.add_argument("--dates", type=int, default=40, help="scenes, five days apart (40)")
-    parser.add_argument("--block", type=int, default=512, help="internal tiles of the COGs (512)")
     parser.add_argument("--only", choices=["disk", "s3"], help="one of the two places (both)")
+    parser.add_argument("--task", choices=["ndvi", "snow", "blocks_1024"], help="one job (all)")
     options = parser.parse_args()
-    console = Console()
-    spec = ArchiveSpec(options.size, options.dates, options.block)
-    with console.status("writing the archive"):
-        for one in (SMALL, spec):
-            make_archive(one, DATA)
+    size, dates = options.size, options.dates
+    tasks = [
+        Task("ndvi", ArchiveSpec(size, dates), list(WAYS), check_ndvi),
+        Task("snow", SnowSpec(size, dates, first_day=WINTER), list(SNOW_WAYS), check_snow),
+        Task("blocks_1024", ArchiveSpec(size, dates, 1024), FEW_WAYS, check_ndvi),
+    ]
+    tasks = [task for task in tasks if options.task in (None, task.name)]
+    console, specs = Console(), [one for task in tasks for one in (task.small, task.spec)]
+    with console.status("writing the archives"):
+        for spec in specs:
+            make_archive(spec, DATA)
     load = os.getloadavg()[0]
     with contextlib.ExitStack() as stack:
         places = []
         if options.only != "s3":
             places.append(Place("disk", str(DATA), {}))
         if options.only != "disk":
-            places.append(stack.enter_context(on_s3((SMALL, spec), console)))
-        rounds = measure_all(places, spec, options.rounds, console)
-    told = f"{options.dates} dates of {options.size}² px, {WORKERS} workers, "
+            places.append(stack.enter_context(on_s3(specs, console)))
+        measured = measure_all(places, tasks, options.rounds, console)
+    told = f"{dates} dates of {size}² px, {WORKERS} workers, "
     told += f"medians of {options.rounds}, load {load:.1f} before"
     results: dict[str, dict[str, float]] = {}
-    for place in places:
-        medians = {way: median_of(measured) for way, measured in rounds[place.name].items()}
-        console.print(table_of(medians, f"{place.name}: {told}"))
-        print_details(medians, console)
-        results[place.name] = flat(medians) | {"load_before": load} | numbers_of(options)
-    if len(places) == 2:
-        ratio = results["s3"]["alpage_s"] / results["disk"]["alpage_s"]
-        console.print(f"alpage on S3 takes {ratio:.2f} times as long as on disk")
+    for task in tasks:
+        for place in places:
+            rounds = measured[task.key(place)]
+            medians = {way: median_of(found) for way, found in rounds.items()}
+            console.print(table_of(medians, task, f"{task.name} on {place.name}: {told}"))
+            print_details(medians, task, console)
+            results[task.key(place)] = flat(medians, task) | {"load_before": load}
+    console.print(goals_of(results))
     keep(results)
 
 
 def measure_all(
-    places: list[Place], spec: ArchiveSpec, rounds: int, console: Console
+    places: list[Place], tasks: list[Task], rounds: int, console: Console
 ) -> dict[str, dict[str, list[Measured]]]:
-    """Return what each way took, by place, in turns; equal results are asserted first."""
+    """Return what each way took, by task and place, in turns; equal results are asserted first."""
     found: dict[str, dict[str, list[Measured]]] = {
-        p.name: {way: [] for way in WAYS} for p in places
+        task.key(place): {way: [] for way in task.ways} for task in tasks for place in places
     }
-    for number in range(rounds):
-        for place in places:
-            for way in WAYS:
-                with console.status(f"round {number + 1} of {rounds}, {place.name}: {way}"):
-                    found[place.name][way].append(measure(way, place, spec))
-            if number == 0:
-                with console.status(f"comparing the results on {place.name}"):
-                    check_equal(place)
+    for number, task, place in itertools.product(range(rounds), tasks, places):
+        for way in task.ways:
+            with console.status(f"round {number + 1} of {rounds}, {task.key(place)}: {way}"):
+                found[task.key(place)][way].append(measure(way, place, task))
+        if number == 0:
+            with console.status(f"comparing the results of {task.key(place)}"):
+                task.check(place, task.ways)
     return found
 
 
@@ -133,7 +169,7 @@ def on_s3(specs: Iterable[ArchiveSpec], console: Console) -> Iterator[Place]:
         yield Place("s3", "s3://bench", environment)
 
 
-def measure(way: str, place: Place, spec: ArchiveSpec) -> Measured:
+def measure(way: str, place: Place, task: Task) -> Measured:
     """Return what one way tells of itself in a process of its own, and its peak memory in MiB."""
     outs = [place.out(way), place.out(f"{way}-small")]
     files, _ = fsspec.url_to_fs(place.root)
@@ -147,7 +183,7 @@ def measure(way: str, place: Place, spec: ArchiveSpec) -> Measured:
     # What the way before left to be written to disk is not this one's load.
     os.sync()
     command = [sys.executable, str(HERE / "peers.py"), way]
-    command += [place.archive(spec), outs[0], place.archive(SMALL), outs[1]]
+    command += [place.archive(task.spec), outs[0], place.archive(task.small), outs[1]]
     peak = 0
     environment = os.environ | place.environment
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
@@ -174,23 +210,46 @@ def memory_of(pid: int) -> int:
     return total
 
 
-def check_equal(place: Place) -> None:
+def check_ndvi(place: Place, ways: Sequence[str]) -> None:
     """Refuse to go on unless every way wrote the same days, the same holes and the same NDVI."""
-    cube = CubeStore.open(place.out("alpage")).read()
-    slots = np.flatnonzero(np.asarray(cube["day/observed"]) > 0)
+    cube, slots = read_cube(place.out("alpage"))
     days = np.asarray(cube["day/time"])[slots].astype("datetime64[D]")
-    for peer in (way for way in WAYS if "stac" in way):
+    for peer in (way for way in ways if "stac" in way):
         found = xr.open_zarr(place.out(peer), consolidated=False)
         np.testing.assert_array_equal(days, found["time"].to_numpy().astype("datetime64[D]"), peer)
         theirs = zarr.open_group(place.out(peer), mode="r")
-        height = theirs["ndvi"].shape[1]
-        for rows in (slice(row, min(row + ROWS, height)) for row in range(0, height, ROWS)):
+        for rows in strips(theirs["ndvi"].shape[1]):
             ndvi = cube["day/ndvi"].oindex[slots, rows]
             assert 0.05 < np.mean(ndvi == FILL) < 0.95, "clouds or clear sky are missing"
             assert_same(ndvi, theirs["ndvi"][:, rows], f"{peer}: NDVI")
             for name in ("ndvi_mean", "ndvi_max"):
                 ours = cube[f"year/{name}"][0, rows]
                 assert_same(ours, theirs[name][rows], f"{peer}: {name}")
+
+
+def check_snow(place: Place, ways: Sequence[str]) -> None:
+    """Refuse to go on unless every way wrote the same codes, snow days and observations."""
+    cube, slots = read_cube(place.out("snow_alpage"))
+    for peer in (way for way in ways if "xarray" in way):
+        theirs = zarr.open_group(place.out(peer), mode="r")
+        for rows in strips(theirs["snow"].shape[1]):
+            codes = cube["day/snow"].oindex[slots, rows]
+            assert np.mean(codes == SNOW) > 0.05, "snow is missing"
+            np.testing.assert_array_equal(codes, theirs["snow"][:, rows], f"{peer}: codes")
+            for name in ("scd", "nobs"):
+                ours = cube[f"season/{name}"][0, rows]
+                np.testing.assert_array_equal(ours, theirs[name][rows], f"{peer}: {name}")
+
+
+def read_cube(url: str) -> tuple[zarr.Group, NDArray[np.int64]]:
+    """Return a cube's root, and the slots of the days that were observed."""
+    cube = CubeStore.open(url).read()
+    return cube, np.flatnonzero(np.asarray(cube["day/observed"]) > 0)
+
+
+def strips(height: int) -> Iterator[slice]:
+    """Yield rows of a map by so many that all dates of them fit in memory."""
+    return (slice(row, min(row + ROWS, height)) for row in range(0, height, ROWS))
 
 
 def assert_same(ours: Any, theirs: Any, name: str) -> None:
@@ -204,7 +263,7 @@ def median_of(measured: list[Measured]) -> Measured:
     return {key: statistics.median(one[key] for one in measured) for key in measured[0]}
 
 
-def table_of(medians: dict[str, Measured], title: str) -> Table:
+def table_of(medians: dict[str, Measured], task: Task, title: str) -> Table:
     """Return the medians, and the ratios of the work to alpage's."""
     table = Table(title=title)
     for heading in ("way", "work s", "ratio", "start s", "CPU s", "peak MiB", "tasks"):
@@ -213,7 +272,7 @@ def table_of(medians: dict[str, Measured], title: str) -> Table:
         table.add_row(
             way,
             f"{found['work_s']:.2f}",
-            f"{found['work_s'] / medians['alpage']['work_s']:.2f}",
+            f"{found['work_s'] / medians[task.ours]['work_s']:.2f}",
             f"{found['start_s']:.1f}",
             f"{found['cpu_s']:.1f}",
             f"{found['peak_mib']:.0f}",
@@ -222,31 +281,56 @@ def table_of(medians: dict[str, Measured], title: str) -> Table:
     return table
 
 
-def print_details(medians: dict[str, Measured], console: Console) -> None:
+def print_details(medians: dict[str, Measured], task: Task, console: Console) -> None:
     """Print what only alpage tells of itself."""
-    ours = medians["alpage"]
+    ours = medians[task.ours]
     console.print(", ".join(f"{kind} {ours[kind]:.2f}" for kind in KINDS))
-    asked = ours["requests"] / ours["tiles_needed"]
     console.print(
-        f"{ours['requests']:.0f} requests, {asked:.2f} for each tile needed; "
+        f"{ours['requests']:.0f} requests for {ours['tiles_needed']:.0f} tiles needed; "
         f"{ours['bytes_read'] / 2**20:.0f} MiB read; a worker's peak was "
-        f"{ours['worker_peak_mib']:.0f} MiB, planned {ours['planned_peak_mib']:.0f}; one worker "
-        f"takes {medians['alpage_alone']['work_s'] / ours['work_s']:.2f} times as long as two"
+        f"{ours['worker_peak_mib']:.0f} MiB, planned {ours['planned_peak_mib']:.0f}"
     )
 
 
-def flat(medians: dict[str, Measured]) -> dict[str, float]:
-    """Return all medians under one name each."""
+def flat(medians: dict[str, Measured], task: Task) -> dict[str, float]:
+    """Return all medians under one name each, whatever the task alpage's as `alpage_...`."""
     numbers: dict[str, float] = {}
     for way, found in medians.items():
-        numbers[f"{way}_s"] = found["work_s"]
-        numbers |= {f"{way}_{key}": found[key] for key in found if key != "work_s"}
+        name = way.removeprefix("snow_")
+        numbers[f"{name}_s"] = found["work_s"]
+        numbers |= {f"{name}_{key}": found[key] for key in found if key != "work_s"}
     return numbers
 
 
-def numbers_of(options: argparse.Namespace) -> dict[str, float]:
-    """Return the options that are numbers."""
-    return {name: value for name, value in vars(options).items() if isinstance(value, int)}
+def goals_of(results: dict[str, dict[str, float]]) -> Table:
+    """Return what is aimed at beside what was measured."""
+    table = Table(title="goals")
+    for heading in ("of", "goal", "measured", ""):
+        table.add_column(heading)
+
+    def row(key: str, goal: str, value: float, met: bool) -> None:
+        table.add_row(key, goal, f"{value:.2f}", "met" if met else "missed")
+
+    for key, found in results.items():
+        ours = found["alpage_s"]
+        for peer in ("odc_stac", "stackstac", "xarray"):
+            if f"{peer}_s" in found:
+                ratio = found[f"{peer}_s"] / ours
+                row(key, f"10 times as fast as {peer}", ratio, ratio >= 10)
+        ratio = ours / found["floor_s"]
+        row(key, "at most 2 times the decode floor", ratio, ratio <= 2)
+        ratio = found["alpage_requests"] / found["alpage_tiles_needed"]
+        row(key, "at most 1.1 requests a tile needed", ratio, ratio <= 1.1)
+        ratio = found["alpage_worker_peak_mib"] / found["alpage_planned_peak_mib"]
+        row(key, "0.7 to 1 of the planned memory", ratio, 0.7 <= ratio <= 1)
+        if "alpage_alone_s" in found:
+            ratio = found["alpage_alone_s"] / ours
+            row(key, "two workers 1.8 times as fast as one", ratio, ratio >= 1.8)
+    for name in {key.removesuffix("s3") for key in results if key.endswith("s3")}:
+        if f"{name}disk" in results:
+            ratio = results[f"{name}s3"]["alpage_s"] / results[f"{name}disk"]["alpage_s"]
+            row(f"{name}s3", "at most 1.3 times the time on disk", ratio, ratio <= 1.3)
+    return table
 
 
 def keep(results: dict[str, dict[str, float]]) -> None:

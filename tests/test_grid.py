@@ -75,3 +75,26 @@ def test_grid_over_an_area_holds_it_on_the_lattice(
     assert right - 20 < x1 <= right + 1e-3
     assert bottom - 1e-3 <= y0 < bottom + 20
     assert top - 20 < y1 <= top + 1e-3
+
+
+@given(st.floats(2.5, 3.5), st.floats(45, 51), st.floats(0.001, 0.2), st.sampled_from([64, 512]))
+def test_tiles_on_the_anchor_read_no_internal_tile_twice(
+    west: float, south: float, side: float, tile_px: int
+) -> None:
+    area = box(west, south, west + side, south + side)
+    asked = {"crs": "EPSG:32631", "resolution": 10, "tile_px": tile_px, "anchor_xy": (300_010, 20)}
+    plain = grid_over(area, **asked)
+    grid = grid_over(area, **asked, tiles_on_anchor=True)
+    if max(plain.shape_yx) <= tile_px:
+        assert grid.to_json() == plain.to_json()
+        return
+    assert (
+        (grid.transform.c - 300_010) % (10 * tile_px)
+        == 0
+        == (grid.transform.f - 20) % (10 * tile_px)
+    )
+    assert grid.geobox.boundingbox.right == plain.geobox.boundingbox.right
+    assert grid.geobox.boundingbox.bottom == plain.geobox.boundingbox.bottom
+    more_yx = np.subtract(grid.shape_yx, plain.shape_yx)
+    assert (more_yx >= 0).all()
+    assert (more_yx < tile_px).all()

@@ -166,8 +166,12 @@ def grid_over(
     resolution: float,
     tile_px: int,
     anchor_xy: tuple[float, float] = (0.0, 0.0),
+    tiles_on_anchor: bool = False,
 ) -> Grid:
     """Return the smallest grid over an area whose pixel corners fall on the anchor's lattice.
+
+    With `tiles_on_anchor` it begins further up and left where it has more than one tile, so that
+    the corners of its tiles fall on the anchor's lattice of tiles.
 
     Parameters
     ----------
@@ -194,6 +198,10 @@ def grid_over(
     bottom = np.floor((y0 - ay + slack) / resolution)
     top = np.ceil((y1 - ay - slack) / resolution)
     height, width = max(int(top - bottom), 1), max(int(right - left), 1)
+    if tiles_on_anchor and max(height, width) > tile_px:
+        height += int(-top % tile_px)
+        width += int(left % tile_px)
+        left, top = left - left % tile_px, top + -top % tile_px
     transform = Affine(resolution, 0, ax + left * resolution, 0, -resolution, ay + top * resolution)
     geobox = GeoBox((height, width), transform, crs)
     return Grid(geobox, min(tile_px, max(height, width)))

@@ -100,11 +100,14 @@ class Area(_Strict):
 
 
 class GridChoice(_Strict):
-    """The cube's CRS and resolution (in units of the CRS); by default the scenes' own."""
+    """The cube's CRS and resolution (in units of the CRS); by default the scenes' own.
+
+    Without `tile_px` tiles are as the scenes' files are cut inside, so that none is read twice.
+    """
 
     crs: str | None = None
     resolution: float | None = Field(None, gt=0)
-    tile_px: int = Field(512, ge=16, le=4096)
+    tile_px: int | None = Field(None, ge=16, le=4096)
     window_days: int = Field(192, ge=32, le=3840, multiple_of=32)
 
     @field_validator("crs")

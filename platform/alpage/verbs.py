@@ -4,7 +4,6 @@ Each is a whole step that also a flow or a notebook calls. None prints.
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from alpage.archive.scenes import SceneList
@@ -91,12 +90,10 @@ def run(
             store.begin(branch, made.base)
         else:
             store.resume(branch, resumed)
-        with open_cluster(study.cluster) as client, ThreadPoolExecutor(1) as beside:
-            # Named by its content, it may lie there before anything refers to it.
-            frozen = beside.submit(made.scenes.freeze, scenes_path(url, scenes_digest))
+        with open_cluster(study.cluster) as client:
             work = Run(made, client, store, branch, settings(), on_progress)
             work.execute()
-            frozen.result()
+        made.scenes.freeze(scenes_path(url, scenes_digest))
         sound = [scene for scene in made.scenes.scenes if scene.id not in made.quarantined]
         write_sources(sources_path(url, scenes_digest), made.sources, sound)
         previous = store.read() if store.about() is not None else None

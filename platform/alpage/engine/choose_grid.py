@@ -9,13 +9,15 @@ from shapely.geometry.base import BaseGeometry
 from alpage.archive.scene import Scene
 from alpage.archive.scenes import SceneList
 from alpage.archive.sensors import SENSORS
-from alpage.engine.header import CogHeader
+from alpage.engine.header import CogHeader, CogLevel
 from alpage.engine.inspect import read_band
 from alpage.engine.storage import ReadCounters
 from alpage.errors import ArchiveError, SceneError, StudyError
 from alpage.grid import Grid, grid_over
 from alpage.product import Product
 from alpage.study import Study
+
+TILE_PX = 512
 
 
 def choose_grid(
@@ -29,23 +31,42 @@ def choose_grid(
     if identity is not None and (study.grid.crs is None or study.grid.resolution is None):
         # The cube decided once; which scenes came later must not move its pixels.
         return Grid.from_json(identity["grid"])
-    crs, resolution = study.grid.crs, study.grid.resolution
-    anchor = (0.0, 0.0)
+    crs, resolution, tile_px = study.grid.crs, study.grid.resolution, study.grid.tile_px
+    anchor, is_native = (0.0, 0.0), False
     if crs is None or resolution is None:
-        native_crs, native_resolution, native_anchor = _native(product, scenes, geometry)
-        crs = crs or native_crs
-        resolution = resolution or native_resolution
-        if crs == native_crs:
-            anchor = native_anchor
+        native = _native(product, scenes, geometry)
+        name = f"EPSG:{native.crs}" if isinstance(native.crs, int) else native.crs
+        crs = crs or name
+        resolution = resolution or abs(native.transform[0])
+        if crs == name:
+            anchor = native.transform[2], native.transform[5]
+            is_native = resolution == abs(native.transform[0])
     return grid_over(
-        geometry, crs=crs, resolution=resolution, tile_px=study.grid.tile_px, anchor_xy=anchor
+        geometry,
+        crs=crs,
+        resolution=resolution,
+        tile_px=tile_px or (_tile_px(native.levels[0]) if is_native else TILE_PX),
+        anchor_xy=anchor,
+        tiles_on_anchor=is_native and tile_px is None,
     )
 
 
-def _native(
-    product: Product, scenes: SceneList, area: BaseGeometry
-) -> tuple[str, float, tuple[float, float]]:
-    """The CRS whose scenes cover most, the product's resolution in it, and a pixel corner."""
+def _tile_px(level: CogLevel) -> int:
+    """The side of tiles that hold whole internal tiles of a file, or are whole parts of one.
+
+    From 512 to 1024 pixels: smaller ones cost more requests and tasks, larger ones more memory.
+    """
+    high, wide = level.tile_yx
+    if level.strips or high != wide:
+        return TILE_PX
+    side = high * max(TILE_PX // high, 1)
+    while side > 2 * TILE_PX and side % 2 == 0:
+        side //= 2
+    return side if side <= 2 * TILE_PX else TILE_PX
+
+
+def _native(product: Product, scenes: SceneList, area: BaseGeometry) -> CogHeader:
+    """The header of the deciding band of a scene in the CRS whose scenes cover most."""
     covered: dict[int, float] = {}
     for scene in scenes.scenes:
         if scene.crs is not None:
@@ -59,7 +80,7 @@ def _native(
             f"grid: expected scenes in a projected CRS, these are in {name[:200]}; "
             "give grid.crs and grid.resolution"
         )
-    return name, abs(header.transform[0]), (header.transform[2], header.transform[5])
+    return header
 
 
 def _example(product: Product, scenes: list[Scene]) -> CogHeader:

@@ -12,7 +12,7 @@ from alpage.engine.header import CogHeader
 from alpage.engine.rasters import elevation_header, inside, read_elevation
 from alpage.engine.storage import ReadCounters
 from alpage.errors import StudyError
-from alpage.grid import Grid
+from alpage.grid import Grid, grid_over
 from alpage.product import Context, Product
 from alpage.study import Study
 
@@ -30,9 +30,17 @@ class Relief:
 
 def area_on(study: Study, grid: Grid) -> BaseGeometry:
     """Return the study's area in the grid's CRS: of a box all pixels of the grid over it."""
-    if study.area.bbox is not None:
-        return box(*grid.geobox.boundingbox.bbox)
-    return grid.project(study.geometry())
+    if study.area.bbox is None:
+        return grid.project(study.geometry())
+    corner_xy = grid.transform.c, grid.transform.f
+    over = grid_over(
+        study.geometry(),
+        crs=grid.crs,
+        resolution=grid.transform.a,
+        tile_px=grid.tile_px,
+        anchor_xy=corner_xy,
+    )
+    return box(*over.geobox.boundingbox.bbox)
 
 
 def read_relief(study: Study, product: Product, parameters: BaseModel, grid: Grid) -> Relief:

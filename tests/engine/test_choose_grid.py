@@ -1,0 +1,100 @@
+"""Tiles of a new cube: as the scenes' files are cut inside."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import shapely
+from pyproj import Transformer
+from shapely.geometry import box
+from shapely.geometry.base import BaseGeometry
+
+from alpage import verbs
+from alpage.engine.relief import area_on
+from alpage.grid import project
+from alpage.simulate.files import write_cog
+from alpage.simulate.spec import Tile
+from alpage.study import make_study
+
+SIDE = 2500
+BANDS = {"red": "uint16", "nir": "uint16", "scl": "uint8"}
+CORNER = 300_000, 5_000_040
+
+
+def archive(folder: Path, block_px: int) -> Path:
+    """One scene of so many pixels, all bands cut in internal tiles of `block_px`."""
+    tile = Tile("31TCL", 32631, *CORNER, SIDE, SIDE)
+    for band, dtype in BANDS.items():
+        pixels = np.full((SIDE, SIDE), {"red": 500, "nir": 3000, "scl": 4}[band], dtype)
+        write_cog(folder / f"{band}.tif", pixels, tile, block_px, nodata=0)
+    x, y = CORNER
+    square = box(x, y - SIDE * 10, x + SIDE * 10, y)
+    outline = project_back(square)
+    item = {
+        "type": "Feature", "stac_version": "1.1.0", "id": "S2A_31TCL_20200610_0_L2A",
+        "geometry": outline.__geo_interface__, "bbox": list(outline.bounds), "links": [],
+        "collection": "sentinel-2-l2a",
+        "properties": {
+            "datetime": "2020-06-10T10:30:00Z", "platform": "sentinel-2a",
+            "constellation": "sentinel-2", "proj:code": "EPSG:32631",
+            "s2:processing_baseline": "02.14", "grid:code": "MGRS-31TCL",
+        },
+        "assets": {
+            band: {"href": f"./{band}.tif", "roles": ["data"]} for band in BANDS
+        },
+    }  # fmt: skip
+    (folder / "item.json").write_text(json.dumps(item))
+    collection = {
+        "type": "Collection", "stac_version": "1.1.0", "id": "sentinel-2-l2a",
+        "description": "one scene", "license": "CC0-1.0",
+        "extent": {"spatial": {"bbox": [list(outline.bounds)]},
+                   "temporal": {"interval": [["2020-06-10T00:00:00Z", "2020-06-11T00:00:00Z"]]}},
+        "links": [{"rel": "item", "href": "./item.json", "type": "application/geo+json"}],
+    }  # fmt: skip
+    (folder / "collection.json").write_text(json.dumps(collection))
+    return folder / "collection.json"
+
+
+def project_back(square: BaseGeometry) -> BaseGeometry:
+    """The square in EPSG:4326."""
+    to_degrees = Transformer.from_crs(32631, 4326, always_xy=True).transform
+    return shapely.transform(shapely.segmentize(square, 500), to_degrees, interleaved=False)
+
+
+@pytest.mark.parametrize(
+    ("block_px", "expected"),
+    [
+        pytest.param(256, 512, id="several"),
+        pytest.param(512, 512, id="as-they-are"),
+        pytest.param(1024, 1024, id="larger"),
+    ],
+)
+def test_tiles_line_up_with_the_files(tmp_path: Path, block_px: int, expected: int) -> None:
+    collection = archive(tmp_path, block_px)
+    x, y = CORNER
+    # Begins and ends within internal tiles.
+    wanted = box(x + 3_000, y - 19_000, x + 19_000, y - 3_000)
+    west, south, east, north = project_back(wanted).bounds
+    content = {
+        "product": "vegetation",
+        "area": {"bbox": [west, south, east, north]},
+        "period": "2020-06-01/2020-06-30",
+        "archive": str(collection),
+        "cube": str(tmp_path / "cube"),
+    }
+    study = make_study(content, folder=tmp_path)
+    plan = verbs.plan(study)
+    grid = plan.layout.grid
+    assert grid.tile_px == expected
+    assert (grid.transform.c - x) % (expected * 10) == 0 == (y - grid.transform.f) % (expected * 10)
+    # Nothing is computed but what was asked for.
+    asked = project(study.geometry(), grid.crs)
+    left, bottom, right, top = area_on(study, grid).bounds
+    assert np.abs(np.subtract((left, bottom, right, top), asked.bounds)).max() < 10
+    # Each internal tile under the grid is asked for once, of each of the three files.
+    tiles = np.prod([-(-pixels // block_px) for pixels in grid.shape_yx])
+    assert plan.bill.requests - plan.inspection.requests == 3 * tiles
+    apart = content | {"cube": str(tmp_path / "other"), "grid": {"tile_px": expected}}
+    unaligned = verbs.plan(make_study(apart, folder=tmp_path)).bill
+    assert unaligned.amplification > 1.5 * plan.bill.amplification

@@ -162,6 +162,9 @@ class Run:
         finally:
             flight.close()
             self._commit(step)
+        if isinstance(stop, LimitReached):
+            # What was under way has landed since.
+            stop = self._over_budget()
         if stop is not None:
             raise stop
         if isinstance(self.plan.work.stage(step), Gather):

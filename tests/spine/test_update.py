@@ -1,8 +1,8 @@
 """A cube that is brought up to date is the cube that would be built from scratch."""
 
 import json
-import shutil
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -348,7 +348,7 @@ def test_a_limit_crossed_midway_stops_within_one_block_of_each_worker(
     kept = int(sum(step["blocks"] for step in steps.values()))
     assert 0 < kept < at_once.n_blocks
     assert [kept, at_once.n_blocks - kept] == list(map(int, numbers.groups()))
-    # Of two workers: what was begun when the limit was crossed is finished and kept, and nothing more.
+    # Of two workers: what was begun when the limit was crossed is finished, and nothing more.
     root = CubeStore.open(limited.cube).read(branch=alpage.status(limited)["unfinished_runs"][0])
     costs = np.concatenate([root[f"ledger/{s}/cost"][..., :3].sum(-1).ravel() for s in steps])
     assert limit_s < costs.sum() <= limit_s + 2 * costs.max()

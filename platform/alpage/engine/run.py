@@ -130,6 +130,7 @@ class Run:
         flight = Flight(self.client)
         attempts: Counter[BlockId] = Counter()
         stop: AlpageError | _Replan | None = None
+        is_stopping = False
 
         def fill() -> None:
             # A limit that comes near leaves room for less than keeps every thread busy.
@@ -153,7 +154,9 @@ class Run:
                         again.append(task)
                     stop = stop or reason
                 if stop is not None:
-                    flight.withdraw()
+                    if not is_stopping:
+                        flight.withdraw()
+                        is_stopping = True
                     continue
                 self.report.retries += len(again)
                 tasks = [self._task(task.id, attempt=task.attempt + 1) for task in again]

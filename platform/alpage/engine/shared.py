@@ -1,9 +1,9 @@
 """What every task of a run needs to know: sent to each worker once, and unpacked there."""
 
 import functools
-import hashlib
 import json
 import pickle
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,8 @@ class Told(WorkerPlugin):  # type: ignore[misc]
     """`Shared` on its way to the workers: products travel by name, never as code."""
 
     def __init__(self, packed: bytes) -> None:
-        self.name = f"alpage-{hashlib.blake2b(packed, digest_size=16).hexdigest()}"
+        # One for each run: what ends takes away its own, and runs may share a cluster.
+        self.name = f"alpage-{uuid.uuid4().hex}"
         self._packed = packed
 
     def setup(self, worker: Worker) -> None:

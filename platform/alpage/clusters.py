@@ -25,6 +25,8 @@ DASK_SETTINGS = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": 0.9,
     "distributed.worker.memory.terminate": 0.98,
+    # What is submitted is bounded already, and short blocks must not wait for the next message.
+    "distributed.scheduler.worker-saturation": float("inf"),
     # A thread in each process that looks at every stack a hundred times a second.
     "distributed.worker.profile.enabled": False,
     # Dask's own lets go of every freed page: blocks allocate the same sizes over and over, and

@@ -29,7 +29,7 @@ class Settings(BaseSettings):
     egress_gib_eur: float = Field(0.0, ge=0, description="Price of a GiB read from the archive.")
     storage_gib_month_eur: float = Field(0.02, ge=0, description="Price of a GiB kept a month.")
     block_retries: int = Field(3, ge=0, description="Times a failed block is tried again.")
-    commit_blocks: int = Field(64, ge=1, description="Most blocks in one commit.")
+    commit_blocks: int = Field(4096, ge=1, description="Most blocks in one commit.")
     commit_seconds: float = Field(30.0, gt=0, description="Longest time between commits.")
     allowed_hosts: Names = Field(
         None, description="Hosts imagery may come from; unset: any public one."

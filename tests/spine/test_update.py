@@ -1,6 +1,7 @@
 """A cube that is brought up to date is the cube that would be built from scratch."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -330,3 +331,27 @@ def test_a_run_that_passes_a_limit_keeps_what_is_done(
     assert resumed.n_blocks + kept == at_once.n_blocks
     same_cube(cells(study.cube), cells(fresh.cube))
     assert CubeStore.open(study.cube).branches() == {MAIN}
+
+
+def test_a_limit_crossed_midway_stops_within_one_block_of_each_worker(
+    own_valley: Valley, built: Built, study_of: StudyOf, cells: Any, same_cube: Any
+) -> None:
+    own = {"of": own_valley, "grid": GRIDS["monthly_ndvi"] | {"tile_px": 33}}
+    fresh, at_once = built("monthly_ndvi", grid=own["grid"])
+    limit_s = (at_once.read_seconds + at_once.compute_seconds + at_once.write_seconds) / 3
+    limited = study_of("monthly_ndvi", "midway", **own, limits={"hours": limit_s / 3600})
+    with pytest.raises(LimitReached) as told:
+        alpage.run(limited)
+    numbers = re.search(r"(\d+) blocks are done and kept, up to (\d+) are left", str(told.value))
+    assert numbers is not None
+    steps = alpage.status(limited)["steps"]
+    kept = int(sum(step["blocks"] for step in steps.values()))
+    assert 0 < kept < at_once.n_blocks
+    assert [kept, at_once.n_blocks - kept] == list(map(int, numbers.groups()))
+    # Of two workers: what was begun when the limit was crossed is finished, and nothing more.
+    root = CubeStore.open(limited.cube).read(branch=alpage.status(limited)["unfinished_runs"][0])
+    costs = np.concatenate([root[f"ledger/{s}/cost"][..., :3].sum(-1).ravel() for s in steps])
+    assert limit_s < costs.sum() <= limit_s + 2 * costs.max()
+    resumed = alpage.run(study_of("monthly_ndvi", "midway", **own))
+    assert resumed.n_blocks + kept == at_once.n_blocks
+    same_cube(cells(limited.cube), cells(fresh.cube))

@@ -15,6 +15,9 @@ from alpage.objectstore import (
     split,
 )
 
+TILES = 64
+"""Along y and x, the tiles whose references are kept together; as in the ledger's chunks."""
+
 
 def is_local(url: str) -> bool:
     """Return whether a URL or path is on this machine's disk."""
@@ -70,10 +73,19 @@ def _icechunk_keys() -> icechunk.S3StaticCredentials:
 def repository_config() -> icechunk.RepositoryConfig:
     """Return how Icechunk treats every cube."""
     retries = icechunk.StorageRetriesSettings(max_tries=MAX_TRIES)
-    # A commit then rewrites the references of the windows that it touched, not of all years.
-    layers = icechunk.ManifestSplitCondition.path_matches("^/(day|dekad|month|season|year)/")
-    a_window = {icechunk.ManifestSplitDimCondition.Axis(0): 1}
-    splitting = icechunk.ManifestSplittingConfig.from_dict({layers: a_window})
+    # A commit then rewrites the references of the windows and tiles that it touched, not all.
+    dimension = icechunk.ManifestSplitDimCondition.Axis
+    paths = icechunk.ManifestSplitCondition.path_matches
+    layers = paths("^/(day|dekad|month|season|year)/")
+    records = paths("^/ledger/.*/(fingerprint|cost|statistics|result)$")
+    tables = paths("^/ledger/")
+    splitting = icechunk.ManifestSplittingConfig.from_dict(
+        {
+            layers: {dimension(0): 1, dimension(1): TILES, dimension(2): TILES},
+            records: {dimension(0): 1},
+            tables: {dimension(0): TILES**2, dimension(1): 1},
+        }
+    )
     return icechunk.RepositoryConfig(
         storage=icechunk.StorageSettings(retries=retries),
         manifest=icechunk.ManifestConfig(splitting=splitting),

@@ -5,33 +5,35 @@ pixels. Every commit joins data, tables and record; what is not committed when
 the coordinator dies is done again by the next run, from the last commit.
 """
 
+import contextlib
 import datetime as dt
+import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import icechunk
 import numpy as np
 import shapely
 import zarr
-from distributed import Client, Future, as_completed
+from distributed import Client
 
 from alpage.cube import layout as cube_layout
 from alpage.cube.layout import COSTS
 from alpage.cube.ledger import NOTHING, BlockId
 from alpage.cube.store import CubeStore
-from alpage.engine.block import run_block
+from alpage.engine.flight import Flight
 from alpage.engine.plan import Plan, inspect_needed
 from alpage.engine.relief import area_on
 from alpage.engine.report import Progress, RunReport
-from alpage.engine.shared import SharedText, pack
+from alpage.engine.shared import Told, pack
 from alpage.engine.task import Done, Task
 from alpage.errors import (
     AlpageError,
     ArchiveError,
     BlockFailed,
-    ClusterError,
     LimitReached,
     SceneError,
     StorageError,
@@ -68,10 +70,7 @@ class Run:
         self.on_progress = on_progress
         self.report = RunReport(store.url, started=dt.datetime.now(dt.UTC).isoformat())
         self._began = time.monotonic()
-        self._shared: SharedText = pack(
-            plan.study.model_dump_json(), plan.study.folder, plan.shared
-        )
-        self._area_wkb = shapely.to_wkb(area_on(plan.study, plan.layout.grid))
+        self._told: Told = pack(plan.study, plan.shared, area_on(plan.study, plan.layout.grid))
         self._zones_wkb = [shapely.to_wkb(zone) for zone in plan.work.zones]
         self._fork: icechunk.ForkSession | None = None
         self._batch: list[Done] = []
@@ -88,17 +87,29 @@ class Run:
         finished by then is committed on the branch.
         """
         self._prepare()
-        while True:
-            try:
-                for step in self.plan.work.steps:
-                    self._do_step(step)
-                break
-            except _Replan:
-                inspect_needed(self.plan)
+        with self._workers_told():
+            while True:
+                try:
+                    for step in self.plan.work.steps:
+                        self._do_step(step)
+                    break
+                except _Replan:
+                    inspect_needed(self.plan)
         self.report.quarantined = self.plan.left_out
         self.report.scenes = len(self.plan.scenes) - len(self.plan.quarantined)
         self.report.seconds = time.monotonic() - self._began
         return self.report
+
+    @contextlib.contextmanager
+    def _workers_told(self) -> Iterator[None]:
+        """Workers know the run's constants, those that join later too: no task carries them."""
+        self.client.register_plugin(self._told, name=self._told.name)
+        try:
+            yield
+        finally:
+            # A scheduler that is gone has forgotten them.
+            with contextlib.suppress(OSError):
+                self.client.unregister_worker_plugin(self._told.name)
 
     def _prepare(self) -> None:
         plan = self.plan
@@ -116,63 +127,47 @@ class Run:
 
     def _do_step(self, step: str) -> None:
         todo = iter(self.plan.work.todo(step))
-        info = self.client.scheduler_info(n_workers=-1)
-        if "workers" not in info:
-            raise ClusterError(
-                "cluster: its scheduler went away while the run went on; what is done is kept, "
-                "run again to resume"
-            )
-        threads = sum(worker["nthreads"] for worker in info["workers"].values()) or 1
-        pool = as_completed()
+        flight = Flight(self.client)
         attempts: Counter[BlockId] = Counter()
-        flying: dict[str, tuple[Task, Future]] = {}
         stop: AlpageError | _Replan | None = None
-
-        def submit(task: Task) -> None:
-            name = f"{step}-{task.id.block}-{task.id.tile[0]}-{task.id.tile[1]}"
-            key = f"{name}-{task.attempt}-{time.monotonic_ns()}"
-            future = self.client.submit(run_block, task, self._fork, key=key, pure=False)
-            flying[future.key] = task, future
-            pool.add(future)
+        is_stopping = False
 
         def fill() -> None:
-            while stop is None and len(flying) < 2 * threads + 1:
-                block = next(todo, None)
-                if block is None:
-                    return
-                submit(self._task(block, attempt=1))
-
-        def withdraw() -> None:
-            """Take back what no worker has begun: they begin in the order of submission."""
-            for key in list(flying)[threads:]:
-                flying.pop(key)[1].cancel()
+            # A limit that comes near leaves room for less than keeps every thread busy.
+            affordable = max(self._affordable(), flight.threads) - len(flight)
+            blocks = islice(todo, int(max(min(flight.room, affordable), 0)))
+            flight.submit([self._task(block, attempt=1) for block in blocks], self._fork)
 
         try:
             fill()
-            for future in pool:
-                if future.key not in flying:
-                    continue
-                task, _ = flying.pop(future.key)
-                done, failure = _outcome(future)
-                future.release()
-                if done is not None:
-                    self._accept(done)
-                    stop = stop or self._over_budget()
-                else:
+            while flight:
+                again: list[Task] = []
+                for task, done, failure in flight.landed():
+                    if done is not None:
+                        self._accept(done)
+                        stop = stop or self._over_budget()
+                        continue
                     assert failure is not None
                     attempts[task.id] += 1
-                    again, reason = self._judge(task, failure, attempts[task.id])
-                    if again and stop is None:
-                        self.report.retries += 1
-                        submit(self._task(task.id, attempt=task.attempt + 1))
+                    is_tried_again, reason = self._judge(task, failure, attempts[task.id])
+                    if is_tried_again:
+                        again.append(task)
                     stop = stop or reason
                 if stop is not None:
-                    withdraw()
+                    if not is_stopping:
+                        flight.withdraw()
+                        is_stopping = True
+                    continue
+                self.report.retries += len(again)
+                tasks = [self._task(task.id, attempt=task.attempt + 1) for task in again]
+                flight.submit(tasks, self._fork)
                 fill()
         finally:
-            # Futures that are let go are cancelled; their writes were never merged.
-            pool.clear()
+            flight.close()
             self._commit(step)
+        if isinstance(stop, LimitReached):
+            # What was under way has landed since.
+            stop = self._over_budget()
         if stop is not None:
             raise stop
         if isinstance(self.plan.work.stage(step), Gather):
@@ -229,13 +224,12 @@ class Run:
         if not work.is_total(block.step):
             zones = tuple((n, self._zones_wkb[n]) for n in work.zones_of(block.tile))
         return Task(
-            shared=self._shared,
+            shared=self._told.name,
             id=block,
             fingerprint=work.wanted(block),
             attempt=attempt,
             days=days,
             observed=observed,
-            area=None if work.is_total(block.step) else self._area_wkb,
             zones=zones,
             tiles=tiles,
         )
@@ -282,23 +276,42 @@ class Run:
         root = self.store.read(branch=self.branch)
         self.plan.work.results[step] = np.asarray(root[f"ledger/{step}/result"][:])
 
-    def _over_budget(self) -> LimitReached | None:
+    def _affordable(self) -> float:
+        """How many more blocks the limits leave room for, if they cost what blocks did so far."""
+        done = self.report.n_blocks
+        if not done:
+            return math.inf
+        shares = [
+            (limit / value - 1) * done if value else math.inf
+            for _, value, limit, _ in self._spent()
+        ]
+        return max(min(shares, default=math.inf), 0.0)
+
+    def _spent(self) -> list[tuple[str, float, float, str]]:
+        """What the run has used of each limit that the study sets: name, value, limit, unit."""
         limits, report = self.plan.study.limits, self.report
         core_hours = (report.read_seconds + report.compute_seconds + report.write_seconds) / 3600
         prices = self.settings
-        spent = (
+        money = (
             report.requests / 1000 * prices.thousand_gets_eur
             + report.bytes_read / GIB * prices.egress_gib_eur
             + report.n_blocks / 1000 * prices.thousand_puts_eur
             + core_hours * prices.cpu_hour_eur
         )
-        for name, value, limit, unit in (
-            ("blocks", report.n_blocks, limits.blocks, "blocks"),
+        spent = (
+            ("blocks", float(report.n_blocks), limits.blocks, "blocks"),
             ("read_gib", report.bytes_read / GIB, limits.read_gib, "GiB"),
-            ("cost_eur", spent, limits.cost_eur, "EUR"),
+            ("cost_eur", money, limits.cost_eur, "EUR"),
             ("hours", core_hours, limits.hours, "core hours"),
-        ):
-            if limit is not None and value > limit:
+        )
+        return [
+            (name, value, limit, unit) for name, value, limit, unit in spent if limit is not None
+        ]
+
+    def _over_budget(self) -> LimitReached | None:
+        report = self.report
+        for name, value, limit, unit in self._spent():
+            if value > limit:
                 return LimitReached(
                     f"limits.{name}: the run has used {value:.6g} {unit}, the limit is {limit:g}; "
                     f"{report.n_blocks} blocks are done and kept, up to "
@@ -350,8 +363,3 @@ def finish(run: Run, scenes_digest: str, gate: Callable[[zarr.Group], list[dict[
     )
     run.report.snapshot = store.publish(run.branch, expected=str(plan.base))
     return run.report.snapshot
-
-
-def _outcome(future: Future) -> tuple[Done | None, BaseException | None]:
-    failure = future.exception()
-    return (None, failure) if failure is not None else (future.result(), None)

@@ -1,20 +1,24 @@
-"""What every task of a run needs to know: small, sent with the task, unpacked once a worker."""
+"""What every task of a run needs to know: sent to each worker once, and unpacked there."""
 
 import functools
 import json
 import pickle
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import shapely
+from distributed import Worker, WorkerPlugin
 from pydantic import BaseModel
+from shapely.geometry.base import BaseGeometry
 
 from alpage.cube.axes import Axis
 from alpage.cube.layout import Layout
 from alpage.engine.header import CogHeader
 from alpage.grid import Grid
 from alpage.product import Context, Product
-from alpage.study import make_study
+from alpage.study import Study, make_study
 
 
 @dataclass(frozen=True)
@@ -29,55 +33,63 @@ class Shared:
     """Of the elevation raster."""
     batch_days: int
     """Days that an observing stage holds at once: bounds a task's memory."""
+    area: BaseGeometry | None = None
+    """The study's area in the grid's CRS, as workers need it."""
 
 
-@dataclass(frozen=True)
-class SharedText:
-    """`Shared` before it is unpacked: products travel by name, never as code."""
+class Told(WorkerPlugin):  # type: ignore[misc]
+    """`Shared` on its way to the workers: products travel by name, never as code."""
 
-    study: str
-    folder: str
-    grid: str
-    axes: str
-    table_shapes: dict[str, tuple[int, ...]]
-    context: bytes
-    dem: CogHeader | None
-    batch_days: int
+    def __init__(self, packed: bytes) -> None:
+        # One for each run: what ends takes away its own, and runs may share a cluster.
+        self.name = f"alpage-{uuid.uuid4().hex}"
+        self._packed = packed
+
+    def setup(self, worker: Worker) -> None:
+        """Leave the constants in the worker's process, for the tasks that name them."""
+        _told[self.name] = self._packed
+
+    def teardown(self, worker: Worker) -> None:
+        """Take them away when the run is over."""
+        _told.pop(self.name, None)
 
 
-def pack(study_json: str, folder: Path, shared: Shared) -> SharedText:
+_told: dict[str, bytes] = {}
+"""What runs told this process: a worker may serve several."""
+
+
+def pack(study: Study, shared: Shared, area: BaseGeometry) -> Told:
     """Return the packed form of a run's constants."""
     axes = {calendar.value: axis.to_json() for calendar, axis in shared.layout.axes.items()}
-    return SharedText(
-        study_json,
-        str(folder),
-        json.dumps(shared.layout.grid.to_json()),
-        json.dumps(axes),
-        dict(shared.layout.table_shapes),
-        pickle.dumps(shared.context),
-        shared.dem,
-        shared.batch_days,
-    )
-
-
-def unpack(text: SharedText) -> Shared:
-    """Return a run's constants, from the worker's memory after the first time."""
-    return _unpack(pickle.dumps(text))
+    text = {
+        "study": study.model_dump_json(),
+        "folder": str(study.folder),
+        "grid": shared.layout.grid.to_json(),
+        "axes": axes,
+        "table_shapes": dict(shared.layout.table_shapes),
+        "context": shared.context,
+        "dem": shared.dem,
+        "batch_days": shared.batch_days,
+        "area": shapely.to_wkb(area),
+    }
+    return Told(pickle.dumps(text))
 
 
 @functools.lru_cache(maxsize=4)
-def _unpack(packed: bytes) -> Shared:
-    text: SharedText = pickle.loads(packed)  # noqa: S301 - what `pack` made, within one run
-    study = make_study(json.loads(text.study), folder=Path(text.folder))
+def unpack(name: str) -> Shared:
+    """Return a run's constants, from the worker's memory after the first time."""
+    text: dict[str, Any] = pickle.loads(_told[name])  # noqa: S301 - what `pack` made
+    study = make_study(json.loads(text["study"]), folder=Path(text["folder"]))
     product = study.load_product()
-    context: Context = pickle.loads(text.context)  # noqa: S301
-    axes: dict[str, Any] = json.loads(text.axes)
+    context: Context = text["context"]
     layout = Layout(
         product,
-        Grid.from_json(json.loads(text.grid)),
-        {axis.calendar: axis for axis in (Axis.from_json(c, a) for c, a in axes.items())},
+        Grid.from_json(text["grid"]),
+        {axis.calendar: axis for axis in (Axis.from_json(c, a) for c, a in text["axes"].items())},
         context.zones,
-        text.table_shapes,
+        text["table_shapes"],
     )
+    area = shapely.from_wkb(text["area"])
+    shapely.prepare(area)
     parameters = study.load_parameters(product)
-    return Shared(product, parameters, layout, context, text.dem, text.batch_days)
+    return Shared(product, parameters, layout, context, text["dem"], text["batch_days"], area)

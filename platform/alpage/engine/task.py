@@ -16,7 +16,7 @@ from alpage.cube.layout import Layout
 from alpage.cube.ledger import BlockId, Fingerprint, Record
 from alpage.engine.imagery import Day
 from alpage.engine.rasters import inside, read_elevation
-from alpage.engine.shared import Shared, SharedText
+from alpage.engine.shared import Shared
 from alpage.engine.storage import ReadCounters
 from alpage.science.zones import ZoneIndex, zone_index
 
@@ -25,15 +25,14 @@ from alpage.science.zones import ZoneIndex, zone_index
 class Task:
     """One block to do. `days` are those with an acquisition over the tile, in the span it reads."""
 
-    shared: SharedText
+    shared: str
+    """Name of the run's constants, which the worker was told."""
     id: BlockId
     fingerprint: Fingerprint
     attempt: int
     days: tuple[Day, ...] = ()
     observed: tuple[int, ...] = ()
     """Day slots with an acquisition over the tile, for blocks that read daily layers."""
-    area: bytes | None = None
-    """WKB of the study's area in the grid's CRS, for blocks of one tile."""
     zones: tuple[tuple[int, bytes], ...] = ()
     """Number and WKB, in the grid's CRS, of the zones that touch the tile."""
     tiles: tuple[tuple[int, int], ...] = ()
@@ -104,8 +103,8 @@ class Job:
     @cached_property
     def area(self) -> NDArray[np.bool_]:
         """Pixels of the tile within the study's area."""
-        assert self.task.area is not None
-        return inside(shapely.from_wkb(self.task.area), self.box)
+        assert self.shared.area is not None
+        return inside(self.shared.area, self.box)
 
     @cached_property
     def is_whole(self) -> bool:

@@ -15,7 +15,7 @@ from shapely.geometry.base import BaseGeometry
 
 from alpage.archive.scene import Scene
 from alpage.archive.scenes import mosaic_order
-from alpage.cube.layout import Layout
+from alpage.cube.layout import LEDGER_CHUNK, Layout
 from alpage.cube.ledger import NOTHING, BlockId, Fingerprint, Ledger, digest
 from alpage.engine.segments import segment_span
 from alpage.grid import Tile
@@ -117,7 +117,8 @@ class Work:
             if isinstance(stage, Observe | Derive)
             for layer in stage.layers
         }
-        tiles = list(self.tiles)
+        self.in_order = sorted(self.tiles, key=_neighbours_first)
+        tiles = self.in_order
         found = shapely.STRtree(self.zones).query(
             self.layout.grid.outlines(tiles), predicate="intersects"
         )
@@ -147,7 +148,7 @@ class Work:
     def blocks(self, step: str) -> Iterator[BlockId]:
         """Yield every block of a step, in the order in which they are done."""
         axis = self.layout.axes[self.layout.steps[step]]
-        tiles: Iterable[Tile] = [(0, 0)] if self.is_total(step) else sorted(self.tiles)
+        tiles: Iterable[Tile] = [(0, 0)] if self.is_total(step) else self.in_order
         return (BlockId(step, block, tile) for block in axis.blocks for tile in tiles)
 
     def sources(self, step: str) -> str:
@@ -169,7 +170,7 @@ class Work:
             return ()
         if self.is_total(block.step):
             source = self.sources(block.step)
-            return tuple(BlockId(source, block.block, tile) for tile in sorted(self.tiles))
+            return tuple(BlockId(source, block.block, tile) for tile in self.in_order)
         assert isinstance(stage, Derive | Summarise)
         calendar = self.layout.product.layer(stage.reads[0]).calendar
         margin = stage.margin_days if isinstance(stage, Derive) else 0
@@ -306,3 +307,8 @@ class Work:
                 values = values[:, list(self.zones_of(block.tile))]
             rows[name] = str(digest(np.ascontiguousarray(values).tobytes().hex()))
         return rows
+
+
+def _neighbours_first(tile: Tile) -> tuple[int, int, Tile]:
+    """Tiles whose records lie in one chunk follow each other: a commit rewrites few of them."""
+    return tile[0] // LEDGER_CHUNK, tile[1] // LEDGER_CHUNK, tile

@@ -1,0 +1,133 @@
+"""Blocks on their way through a cluster: how many at once, what came back, what is taken back.
+
+The scheduler sees one task a block and never more than the workers need to stay busy. What short
+blocks cost is messages: many are sent, and their answers fetched, in one.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+
+import icechunk
+from distributed import Client, Future, Worker, as_completed
+
+from alpage.engine.block import run_block
+from alpage.engine.task import Done, Task
+from alpage.errors import ClusterError
+
+AHEAD_S = 0.2
+"""Work that waits at each thread, beside the block that it is at and one more."""
+MOST_AHEAD = 64
+PAUSE_S = 0.05
+"""Between two looks at what came back, where enough waits at each thread."""
+LOOK_S = 5.0
+"""Between two counts of the workers: pods arrive one by one."""
+
+Landed = tuple[Task, Done | None, BaseException | None]
+
+
+class Flight:
+    """The blocks of one step that are at the cluster. Not for use by several threads."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._pool = as_completed()
+        self._flying: dict[str, tuple[Task, Future]] = {}
+        self._seconds: float | None = None
+        self._looked = self._landed = -math.inf
+        self._threads = 1
+
+    def __len__(self) -> int:
+        return len(self._flying)
+
+    @property
+    def threads(self) -> int:
+        """Number of threads of all workers; at least one."""
+        if time.monotonic() - self._looked > LOOK_S:
+            self._threads = _threads_of(self._client) or 1
+            self._looked = time.monotonic()
+        return self._threads
+
+    @property
+    def room(self) -> int:
+        """How many more blocks keep every thread busy."""
+        return max(self.threads * (1 + self._ahead) + 1 - len(self._flying), 0)
+
+    @property
+    def _ahead(self) -> int:
+        """Blocks that wait at a thread."""
+        if not self._seconds:
+            return 1
+        return 1 + min(int(AHEAD_S / self._seconds), MOST_AHEAD)
+
+    def submit(self, tasks: Sequence[Task], fork: icechunk.ForkSession | None) -> None:
+        """Send blocks to the workers."""
+        if not tasks:
+            return
+        keys = [_key(task) for task in tasks]
+        futures = self._client.map(run_block, tasks, [fork] * len(tasks), key=keys, pure=False)
+        for task, future in zip(tasks, futures, strict=True):
+            self._flying[future.key] = task, future
+        self._pool.update(futures)
+
+    def landed(self) -> list[Landed]:
+        """Wait for blocks, and return those that ended, each done or with its failure."""
+        if self._ahead > 1:
+            time.sleep(max(self._landed + PAUSE_S - time.monotonic(), 0.0))
+        futures = [one for one in self._pool.next_batch() if one.key in self._flying]
+        self._landed = time.monotonic()
+        finished = [future for future in futures if future.status == "finished"]
+        answers = dict(
+            zip([one.key for one in finished], self._client.gather(finished), strict=True)
+        )
+        ended: list[Landed] = []
+        for future in futures:
+            task, _ = self._flying.pop(future.key)
+            done: Done | None = answers.get(future.key)
+            if done is None:
+                ended.append((task, None, future.exception()))
+            else:
+                self._learn(done)
+                ended.append((task, done, None))
+            future.release()
+        return ended
+
+    def _learn(self, done: Done) -> None:
+        kinds = ("read_seconds", "compute_seconds", "write_seconds")
+        seconds = sum(done.record.cost[kind] for kind in kinds)
+        # The first blocks of a worker compile and open what later ones find ready.
+        self._seconds = seconds if self._seconds is None else 0.9 * self._seconds + 0.1 * seconds
+
+    def withdraw(self) -> None:
+        """Take back what no worker has begun."""
+        begun = self._client.run(_begun, on_error="ignore")
+        kept = {key for keys in begun.values() for key in keys}
+        waiting = [key for key in self._flying if key not in kept]
+        self._client.cancel([self._flying.pop(key)[1] for key in waiting])
+
+    def close(self) -> None:
+        """Let go of everything: what is under way is cancelled, its writes were never merged."""
+        self._pool.clear()
+        self._flying.clear()
+
+
+def _key(task: Task) -> str:
+    block = task.id
+    place = f"{block.step}-{block.block}-{block.tile[0]}-{block.tile[1]}"
+    return f"{place}-{task.attempt}-{time.monotonic_ns()}"
+
+
+def _threads_of(client: Client) -> int:
+    try:
+        return sum(client.nthreads().values())
+    except OSError as error:
+        raise ClusterError(
+            "cluster: its scheduler went away while the run went on; what is done is kept, "
+            "run again to resume"
+        ) from error
+
+
+async def _begun(dask_worker: Worker) -> list[str]:
+    """Tasks that run at a worker, or have run and wait there to be fetched."""
+    tasks = dask_worker.state.tasks.items()
+    return [str(key) for key, task in tasks if task.state in ("executing", "memory")]

@@ -11,8 +11,10 @@ from typing import Any
 
 from prefect import flow, task
 from prefect.artifacts import (
+    create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
+    create_table_artifact,
     update_progress_artifact,
 )
 from prefect.settings import (
@@ -55,11 +57,15 @@ def run(study: Study, found: SearchResult) -> RunReport:
         # A server is told of whole percents, not of every block.
         if percent > shown:
             shown = percent
-            update_progress_artifact(progress, progress=float(percent))
+            update_progress_artifact(progress, progress=float(percent), description=str(now))
 
     report = verbs.run(study, found, on_progress=show)
-    create_markdown_artifact(
-        key="report", markdown=_table(report.to_json()), description="run report"
+    told = report.to_json()
+    # `alpage.remote` reads the values back.
+    create_table_artifact(
+        key="report",
+        table=[{"name": name, "value": value} for name, value in told.items()],
+        description="run report",
     )
     return report
 
@@ -67,7 +73,9 @@ def run(study: Study, found: SearchResult) -> RunReport:
 @task(name="release")
 def release(study: Study) -> Release:
     """Publish what readers of the cube see."""
-    return verbs.release(study)
+    made = verbs.release(study)
+    create_link_artifact(key="release", link=made.url, description="release")
+    return made
 
 
 @flow(name="build", log_prints=False)

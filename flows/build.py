@@ -11,7 +11,6 @@ from typing import Any
 
 from prefect import flow, task
 from prefect.artifacts import (
-    create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -60,13 +59,7 @@ def run(study: Study, found: SearchResult) -> RunReport:
             update_progress_artifact(progress, progress=float(percent), description=str(now))
 
     report = verbs.run(study, found, on_progress=show)
-    told = report.to_json()
-    # `alpage.remote` reads the values back.
-    create_table_artifact(
-        key="report",
-        table=[{"name": name, "value": value} for name, value in told.items()],
-        description="run report",
-    )
+    create_table_artifact(_rows(report.to_json()), key="report", description="run report")
     return report
 
 
@@ -74,7 +67,7 @@ def run(study: Study, found: SearchResult) -> RunReport:
 def release(study: Study) -> Release:
     """Publish what readers of the cube see."""
     made = verbs.release(study)
-    create_link_artifact(key="release", link=made.url, description="release")
+    create_table_artifact(_rows(vars(made)), key="release", description="release")
     return made
 
 
@@ -86,6 +79,11 @@ def build(study: Study) -> dict[str, Any]:
     report = run(study, found)
     published = release(study)
     return {"report": report.to_json(), "release": vars(published)}
+
+
+def _rows(values: dict[str, Any]) -> list[dict[str, Any]]:
+    # `alpage.remote` reads the values back, so they stay values.
+    return [{"name": name, "value": value} for name, value in values.items()]
 
 
 def _table(values: dict[str, Any]) -> str:

@@ -399,7 +399,8 @@ def _follow(name: str, run: str, *, as_json: bool, level: int = 30) -> None:
     if told:
         _print_report(RunReport(**told))
     if ended["release"]:
-        out.print(f"release: {ended['release']}", highlight=False, soft_wrap=True)
+        url = _plain(ended["release"]["url"])
+        out.print(f"release: {url}", highlight=False, soft_wrap=True)
 
 
 def _print_status(now: "Status", *, as_json: bool) -> None:

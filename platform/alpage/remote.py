@@ -116,7 +116,7 @@ def follow(
     on_line: Callable[[Line], None] = lambda line: None,
     level: int = WARNING,
 ) -> dict[str, Any]:
-    """Wait for a run (id or name) to end; returns its report, and where its release is.
+    """Wait for a run (id or name) to end; returns its report and its release by name.
 
     Raises RemoteFailed with the run's own sentence where it did not complete, and RemoteRefused
     where no worker takes it within 45 seconds; it is then taken back.
@@ -387,13 +387,17 @@ def _result(client: "SyncPrefectClient", run: "FlowRun", now: Status) -> dict[st
         raise RemoteFailed(
             f"{run.name} {now.state.lower()}: {message or 'no reason told'}", exit_code
         )
-    report, release = _artifacts(client, run, "report"), _artifacts(client, run, "release")
-    rows = json.loads(report[0].data) if report else []
     return {
         "run": run.name,
-        "report": {row["name"]: row["value"] for row in rows},
-        "release": release[0].data if release else None,
+        "report": _table(client, run, "report"),
+        "release": _table(client, run, "release"),
     }
+
+
+def _table(client: "SyncPrefectClient", run: "FlowRun", key: str) -> dict[str, Any]:
+    found = _artifacts(client, run, key)
+    rows = json.loads(found[0].data) if found else []
+    return {row["name"]: row["value"] for row in rows}
 
 
 def _sentence(message: str | None) -> tuple[str, int]:

@@ -113,7 +113,7 @@ def plan(study: StudyFile, as_json: AsJson = False) -> None:
     _print_bill(bill)
 
 
-@app.command(epilog="Examples: alpage run study.yaml; alpage run study.yaml --on prefect://build")
+@app.command(epilog="Example: alpage run study.yaml; alpage run study.yaml --on prefect://build")
 def run(
     study: StudyFile,
     on: Annotated[
@@ -146,7 +146,7 @@ def run(
     _print_report(report)
 
 
-@app.command(epilog="Examples: alpage status study.yaml --json; alpage status brave-otter")
+@app.command(epilog="Example: alpage status study.yaml --json; alpage status brave-otter")
 def status(
     study: Annotated[
         str,

@@ -16,8 +16,11 @@ import numpy as np
 import psutil
 import pytest
 import yaml
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from alpage import remote
 from alpage.cube.reader import open_cube
+from alpage.errors import RemoteRefused
 from alpage.study import read_study
 from alpage.verbs import run as run_here
 
@@ -227,3 +230,17 @@ def test_a_cancelled_run_leaves_no_process(
     followed = laptop.call("logs", name, "--follow")
     assert followed.code == 1
     assert f"{name} cancelled" in followed.err
+
+
+def test_a_run_that_no_worker_takes_is_taken_back(
+    study: Path, laptop: Laptop, worker: psutil.Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for each in [*worker.children(recursive=True), worker]:
+        each.kill()
+    # For the server the pool is still ready: its worker asked a moment ago.
+    monkeypatch.setattr(remote, "TAKEN_WITHIN_S", 5.0)
+    with temporary_settings({PREFECT_API_URL: laptop.environment["PREFECT_API_URL"]}):
+        made = remote.submit(read_study(study), "build")
+        with pytest.raises(RemoteRefused, match=f"no worker polls .*{made.name} was taken back"):
+            remote.follow(made.id)
+        assert remote.status(made.id).state == "Cancelled"

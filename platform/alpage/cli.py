@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -377,11 +378,13 @@ def _follow(name: str, run: str, *, as_json: bool, level: int = 30) -> None:
             err.print(f"{now.name}: {now.state}", highlight=False)
         bar.update(task, description=_plain(now.progress or now.state), completed=now.percent)
 
+    def tell(line: "Line") -> None:
+        # Beside the progress a failure's traceback would bury its sentence, which comes last.
+        _print_line(err, line if level == 0 else replace(line, text=line.text.partition("\n")[0]))
+
     try:
         with bar:
-            ended = remote.follow(
-                run, on_status=show, on_line=lambda line: _print_line(err, line), level=level
-            )
+            ended = remote.follow(run, on_status=show, on_line=tell, level=level)
     except KeyboardInterrupt:
         err.print(
             f"no longer following, the run goes on: `alpage logs {name} --follow` follows it "

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -177,6 +178,7 @@ def test_a_run_from_a_laptop_is_the_run_here(
 
     elsewhere = study.parent / "here"
     elsewhere.mkdir()
+    shutil.copyfile(EXAMPLES / "monthly_ndvi.py", elsewhere / "monthly_ndvi.py")
     (elsewhere / "area.geojson").write_text(json.dumps(outline))
     run_here(read_study(_write(elsewhere, shared, area={"file": "area.geojson"})))
     there, here = (open_cube(str(at / "cube")) for at in (study.parent, elsewhere))
@@ -213,12 +215,14 @@ def test_a_failed_run_is_its_sentence(
 def test_a_cancelled_run_leaves_no_process(
     study: Path, shared: Path, laptop: Laptop, worker: psutil.Process
 ) -> None:
+    _write(study.parent, shared, period="2017-08-01/2018-11-30")
     following = laptop.start("run", str(study), "--on", "prefect://build")
     assert following.stderr is not None
     name = following.stderr.readline().split()[1]
     _until(lambda: len(worker.children(recursive=True)) > 3, "the run has its cluster")
     children = worker.children(recursive=True)
-    following.send_signal(signal.SIGINT)
+    # Ends the command as Ctrl-C does, also where the tests were started with that ignored.
+    following.send_signal(signal.SIGTERM)
     _, err = following.communicate(timeout=PATIENCE_S)
     assert following.returncode == 130
     assert f"alpage cancel {name}" in err

@@ -13,6 +13,7 @@ from prefect import flow, task
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
+    create_table_artifact,
     update_progress_artifact,
 )
 from prefect.settings import (
@@ -55,19 +56,19 @@ def run(study: Study, found: SearchResult) -> RunReport:
         # A server is told of whole percents, not of every block.
         if percent > shown:
             shown = percent
-            update_progress_artifact(progress, progress=float(percent))
+            update_progress_artifact(progress, progress=float(percent), description=str(now))
 
     report = verbs.run(study, found, on_progress=show)
-    create_markdown_artifact(
-        key="report", markdown=_table(report.to_json()), description="run report"
-    )
+    create_table_artifact(_rows(report.to_json()), key="report", description="run report")
     return report
 
 
 @task(name="release")
 def release(study: Study) -> Release:
     """Publish what readers of the cube see."""
-    return verbs.release(study)
+    made = verbs.release(study)
+    create_table_artifact(_rows(vars(made)), key="release", description="release")
+    return made
 
 
 @flow(name="build", log_prints=False)
@@ -78,6 +79,11 @@ def build(study: Study) -> dict[str, Any]:
     report = run(study, found)
     published = release(study)
     return {"report": report.to_json(), "release": vars(published)}
+
+
+def _rows(values: dict[str, Any]) -> list[dict[str, Any]]:
+    # `alpage.remote` reads the values back, so they stay values.
+    return [{"name": name, "value": value} for name, value in values.items()]
 
 
 def _table(values: dict[str, Any]) -> str:

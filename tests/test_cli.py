@@ -28,6 +28,8 @@ VERBS = (
     "plan",
     "run",
     "status",
+    "logs",
+    "cancel",
     "history",
     "rollback",
     "release",

@@ -31,7 +31,7 @@ GOOD: dict[str, Any] = {
             {"period": "2018-12-31/2018-01-01"}, r"^period: .*before the last", id="reversed"
         ),
         pytest.param({"period": "2018-02-30/2018-03-01"}, r"^period: .*dates", id="no-such-day"),
-        pytest.param({"area": {}}, r"^area: expected either bbox or file", id="no-area"),
+        pytest.param({"area": {}}, r"^area: expected one of bbox, file and geojson", id="no-area"),
         pytest.param(
             {"area": {"bbox": [3, 51, 4, 50]}}, r"^area: latitudes must rise", id="upside-down"
         ),

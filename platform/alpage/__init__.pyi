@@ -1,3 +1,4 @@
+from . import remote
 from .cube.reader import Cube, open_cube
 from .product import (
     Band,
@@ -41,6 +42,7 @@ __all__ = [
     "plan",
     "read_study",
     "release",
+    "remote",
     "rollback",
     "run",
     "search",

@@ -5,11 +5,13 @@ for the libraries of a run.
 """
 
 import json
+import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,12 +20,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from alpage.errors import AlpageError
+from alpage.errors import AlpageError, StudyError
 from alpage.study import Study, read_study
 
 if TYPE_CHECKING:
     from alpage.engine.report import Progress as RunProgress
     from alpage.engine.report import RunReport
+    from alpage.remote import Line, Status
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,6 +39,7 @@ out = Console()
 err = Console(stderr=True)
 
 StudyFile = Annotated[Path, typer.Argument(help="The study, a YAML file.", metavar="STUDY")]
+Run = Annotated[str, typer.Argument(help="A run's name or id on the Prefect server.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
@@ -110,10 +114,29 @@ def plan(study: StudyFile, as_json: AsJson = False) -> None:
     _print_bill(bill)
 
 
-@app.command(epilog="Example: alpage run study.yaml")
-def run(study: StudyFile, as_json: AsJson = False) -> None:
+@app.command(epilog="Example: alpage run study.yaml; alpage run study.yaml --on prefect://build")
+def run(
+    study: StudyFile,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            help="Run on this deployment of the Prefect server (PREFECT_API_URL), and follow.",
+            metavar="prefect://DEPLOYMENT",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Bring a study's cube up to date. Interrupted runs are resumed."""
     chosen = read_study(study)
+    if on is not None:
+        if not on.startswith("prefect://") or on == "prefect://":
+            raise StudyError(f"--on: expected prefect:// and a deployment, got {on!r}")
+        from alpage import remote
+
+        submitted = remote.submit(chosen, on)
+        err.print(f"submitted {submitted.name} to {submitted.deployment}", highlight=False)
+        _follow(submitted.name, submitted.id, as_json=as_json)
+        return
     from alpage import verbs
 
     with _progress_bar(quiet=as_json) as on_progress:
@@ -124,10 +147,25 @@ def run(study: StudyFile, as_json: AsJson = False) -> None:
     _print_report(report)
 
 
-@app.command(epilog="Example: alpage status study.yaml --json")
-def status(study: StudyFile, as_json: AsJson = False) -> None:
-    """Tell what a study's cube holds, and which runs are unfinished."""
-    chosen = read_study(study)
+@app.command(epilog="Example: alpage status study.yaml --json; alpage status brave-otter")
+def status(
+    study: Annotated[
+        str,
+        typer.Argument(
+            help="A study, a YAML file; or a run's name or id on the Prefect server.",
+            metavar="STUDY|RUN",
+        ),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Tell what a study's cube holds and which runs are unfinished; or how a remote run stands."""
+    path = Path(study)
+    if path.suffix not in (".yaml", ".yml") and not path.is_file():
+        from alpage import remote
+
+        _print_status(remote.status(study), as_json=as_json)
+        return
+    chosen = read_study(path)
     from alpage import verbs
 
     answer = verbs.status(chosen)
@@ -144,6 +182,45 @@ def status(study: StudyFile, as_json: AsJson = False) -> None:
             for step, cost in steps.items()
         ]
     )
+
+
+@app.command(epilog="Example: alpage logs brave-otter --follow")
+def logs(
+    run: Run,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on until the run ends, and end as it does.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print the log of a run on the Prefect server."""
+    from alpage import remote
+
+    if follow:
+        _follow(run, run, as_json=as_json, level=0)
+        return
+    lines = remote.logs(run)
+    if as_json:
+        _print_json([line.to_json() for line in lines])
+        return
+    for line in lines:
+        _print_line(out, line)
+
+
+@app.command(epilog="Example: alpage cancel brave-otter")
+def cancel(run: Run, as_json: AsJson = False) -> None:
+    """Cancel a run on the Prefect server. Readers keep the cube that they see."""
+    from alpage import remote
+
+    now = remote.cancel(run)
+    if as_json:
+        _print_json(now.to_json())
+        return
+    told = (
+        "had not begun, and will not"
+        if now.is_final
+        else "is ending, and all that it started; what is finished is kept, readers see no change"
+    )
+    out.print(f"{now.name} {told}", highlight=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: alpage history cubes/flanders")
@@ -277,6 +354,70 @@ def _progress_bar(*, quiet: bool) -> Iterator["Callable[[RunProgress], None]"]:
             )
 
         yield show
+
+
+def _follow(name: str, run: str, *, as_json: bool, level: int = 30) -> None:
+    """Show a remote run until it ends, then its report."""
+    from alpage import remote
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:.0f} %"),
+        console=err,
+        transient=True,
+        disable=as_json or not err.is_terminal,
+    )
+    task = bar.add_task("submitted", total=100)
+    seen = ""
+
+    def show(now: "Status") -> None:
+        nonlocal seen
+        if now.state != seen and not as_json:
+            seen = now.state
+            err.print(f"{now.name}: {now.state}", highlight=False)
+        bar.update(task, description=_plain(now.progress or now.state), completed=now.percent)
+
+    def tell(line: "Line") -> None:
+        # Beside the progress a failure's traceback would bury its sentence, which comes last.
+        _print_line(err, line if level == 0 else replace(line, text=line.text.partition("\n")[0]))
+
+    try:
+        with bar:
+            ended = remote.follow(run, on_status=show, on_line=tell, level=level)
+    except KeyboardInterrupt:
+        err.print(
+            f"no longer following, the run goes on: `alpage logs {name} --follow` follows it "
+            f"again, `alpage cancel {name}` ends it",
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(130) from None
+    if as_json:
+        _print_json(ended)
+        return
+    from alpage.engine.report import RunReport
+
+    told = {name: value for name, value in ended["report"].items() if name != "blocks_done"}
+    if told:
+        _print_report(RunReport(**told))
+    if ended["release"]:
+        url = _plain(ended["release"]["url"])
+        out.print(f"release: {url}", highlight=False, soft_wrap=True)
+
+
+def _print_status(now: "Status", *, as_json: bool) -> None:
+    if as_json:
+        _print_json(now.to_json())
+        return
+    for key in ("name", "id", "deployment", "state", "message", "progress"):
+        if value := getattr(now, key):
+            out.print(f"{key}: {_plain(value)}", highlight=False, soft_wrap=True)
+
+
+def _print_line(console: Console, line: "Line") -> None:
+    told = f"{line.at:%H:%M:%S} {logging.getLevelName(line.level).lower()} {_plain(line.text)}"
+    console.print(told, highlight=False, soft_wrap=True)
 
 
 def _print_bill(bill: dict[str, Any]) -> None:

@@ -65,5 +65,22 @@ class GateFailed(AlpageError):
     """A quality check refused the cube: names the check, the block and the values."""
 
 
+class RemoteRefused(AlpageError):
+    """A Prefect server cannot take the request: no server, deployment, run or worker of that name.
+
+    Nothing of it is left on the server.
+    """
+
+    exit_code = 2
+
+
+class RemoteFailed(AlpageError):
+    """A run on a Prefect server failed, crashed or was cancelled, or the server was lost."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class ClusterError(AlpageError):
     """The cluster could not be started, or was lost and could not be replaced."""

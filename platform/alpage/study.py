@@ -74,15 +74,16 @@ PeriodText = Annotated[
 
 
 class Area(_Strict):
-    """Where: a box in EPSG:4326 (west, south, east, north), or a GeoJSON file."""
+    """Where: a box in EPSG:4326 (west, south, east, north), GeoJSON, or a file of it."""
 
     bbox: tuple[float, float, float, float] | None = None
     file: str | None = None
+    geojson: dict[str, Any] | None = None
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> "Area":
-        if (self.bbox is None) == (self.file is None):
-            raise ValueError("expected either bbox or file")
+    def _one_of_three(self) -> "Area":
+        if [self.bbox, self.file, self.geojson].count(None) != 2:
+            raise ValueError("expected one of bbox, file and geojson")
         if self.bbox is not None:
             west, south, east, north = self.bbox
             if not (-180 <= west <= 180 and -180 <= east <= 180):
@@ -174,7 +175,9 @@ class Study(_Strict):
     cube: str = Field(description="Folder or s3:// URL of the cube.")
     release: str | None = Field(None, description="Where releases go; by default beside the cube.")
     grid: GridChoice = GridChoice()
-    zones: str | None = Field(None, description="GeoJSON of areas for series, EPSG:4326.")
+    zones: str | dict[str, Any] | None = Field(
+        None, description="Areas for series, EPSG:4326: a file of GeoJSON, or GeoJSON itself."
+    )
     dem: str | None = Field(None, description="Elevation raster, metres.")
     on_bad_scene: Literal["quarantine", "stop"] = "quarantine"
     cluster: ClusterChoice = ClusterChoice()
@@ -212,7 +215,7 @@ class Study(_Strict):
         moved: dict[str, Any] = {
             key: self.locate(value)
             for key in ("archive", "cube", "release", "zones", "dem")
-            if (value := getattr(self, key)) is not None
+            if isinstance(value := getattr(self, key), str)
         }
         if self.area.file is not None:
             moved["area"] = Area(file=self.locate(self.area.file))
@@ -272,7 +275,7 @@ class Study(_Strict):
         if self.area.bbox is not None:
             return box(*self.area.bbox)
         return shapely.union_all(
-            [geometry for geometry, _ in self.read_features("area.file", str(self.area.file))]
+            [geometry for geometry, _ in self.read_features(*self._area_features())]
         )
 
     def zone_geometries(self) -> dict[str, BaseGeometry]:
@@ -291,11 +294,31 @@ class Study(_Strict):
             identifier = str(properties.get("id", number))
             zones.append((identifier, str(properties.get("name", identifier)), geometry))
         if len({identifier for identifier, _, _ in zones}) != len(zones):
-            raise StudyError(f"zones: expected every feature of {self.zones} to have its own id")
+            where = self.zones if isinstance(self.zones, str) else "zones"
+            raise StudyError(f"zones: expected every feature of {where} to have its own id")
         return zones
 
-    def read_features(self, key: str, path: str) -> list[tuple[BaseGeometry, dict[str, Any]]]:
-        """Return the polygons of a GeoJSON file with their properties."""
+    def with_geojson_inside(self) -> "Study":
+        """Return the study with the GeoJSON that its area and zones name, instead of the files.
+
+        Raises StudyError where a file is not GeoJSON.
+        """
+        moved: dict[str, Any] = {}
+        if self.area.file is not None:
+            moved["area"] = Area(geojson=self.read_geojson("area.file", self.area.file))
+        if isinstance(self.zones, str):
+            moved["zones"] = self.read_geojson("zones", self.zones)
+        study = self.model_copy(update=moved)
+        study._folder = self._folder
+        return study
+
+    def _area_features(self) -> tuple[str, str | dict[str, Any]]:
+        if self.area.geojson is not None:
+            return "area.geojson", self.area.geojson
+        return "area.file", str(self.area.file)
+
+    def read_geojson(self, key: str, path: str) -> dict[str, Any]:
+        """Return what a GeoJSON file holds."""
         where = self.locate(path)
         try:
             content = json.loads(Path(where).read_text())
@@ -303,7 +326,17 @@ class Study(_Strict):
             raise StudyError(f"{key}: expected a GeoJSON file, there is none at {where}") from None
         except (OSError, ValueError) as error:
             raise StudyError(f"{key}: expected GeoJSON at {where}: {error}") from error
-        features = content.get("features", [content]) if isinstance(content, dict) else []
+        return content if isinstance(content, dict) else {"features": []}
+
+    def read_features(
+        self, key: str, source: str | dict[str, Any]
+    ) -> list[tuple[BaseGeometry, dict[str, Any]]]:
+        """Return the polygons of GeoJSON, given itself or as a file, with their properties."""
+        if isinstance(source, str):
+            where, content = self.locate(source), self.read_geojson(key, source)
+        else:
+            where, content = "the study", source
+        features = content.get("features", [content])
         surfaces = []
         for number, feature in enumerate(features):
             geometry = feature.get("geometry", feature) if isinstance(feature, dict) else None

@@ -53,3 +53,8 @@ class Progress:
             return None
         left = max(self.total_km2_dates - self.done_km2_dates, 0.0)
         return self.seconds * left / self.done_km2_dates
+
+    def __str__(self) -> str:
+        told = f"{self.step}: {self.done_km2_dates:.1f} of {self.total_km2_dates:.1f} km² × dates"
+        left = self.seconds_left
+        return told if left is None else f"{told}, about {left:.0f} s left"

@@ -1,0 +1,54 @@
+"""A real Prefect server on this machine."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+import httpx
+import pytest
+
+STARTS_WITHIN_S = 240
+
+
+@pytest.fixture(scope="session")
+def running_server() -> Callable[[dict[str, str]], AbstractContextManager[str]]:
+    """Runs a server in an environment; gives the address of its API."""
+    return _running_server
+
+
+@contextlib.contextmanager
+def _running_server(environment: dict[str, str]) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "prefect", "server", "start"]
+    process = subprocess.Popen(
+        [*command, "--host", "127.0.0.1", "--port", str(port), "--no-ui"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    api = f"http://127.0.0.1:{port}/api"
+    try:
+        end = time.monotonic() + STARTS_WITHIN_S
+        while not _is_healthy(api):
+            assert time.monotonic() < end, "the server does not answer"
+            time.sleep(0.2)
+        yield api
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _is_healthy(api: str) -> bool:
+    try:
+        return httpx.get(f"{api}/health", timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False

@@ -1,0 +1,250 @@
+"""From a laptop: a real Prefect server, a real worker, and the command line that follows."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+import yaml
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from alpage import remote
+from alpage.cube.reader import open_cube
+from alpage.errors import RemoteRefused
+from alpage.study import read_study
+from alpage.verbs import run as run_here
+
+FLOWS = Path(__file__).resolve().parents[2] / "flows"
+EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
+PATIENCE_S = 120
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Told:
+    """What one call of the command line ended with."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True)
+class Laptop:
+    """The command line with its environment."""
+
+    environment: dict[str, str]
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "alpage.cli", *arguments],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def call(self, *arguments: str) -> Told:
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=PATIENCE_S)
+        return Told(process.returncode, out, err)
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return {
+        **os.environ,
+        "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect")),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PYTHONPATH": str(EXAMPLES),
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+    }
+
+
+@pytest.fixture(scope="module")
+def laptop(environment: dict[str, str], running_server) -> Iterator[Laptop]:  # type: ignore[no-untyped-def]
+    """The command line beside a server with both deployments, and no worker."""
+    with running_server(environment) as api:
+        reached = environment | {"PREFECT_API_URL": api}
+        for command in (
+            ["work-pool", "create", "alpage", "--type", "process"],
+            ["--no-prompt", "deploy", "--all"],
+        ):
+            done = subprocess.run(
+                [sys.executable, "-m", "prefect", *command],
+                cwd=FLOWS,
+                env=reached,
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+        yield Laptop(reached)
+
+
+@pytest.fixture(scope="module")
+def worker(laptop: Laptop) -> Iterator[psutil.Process]:
+    """A process worker that polls the deployments' pool."""
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "alpage"]
+    process = subprocess.Popen(
+        command,
+        env=laptop.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        _until(lambda: _is_ready(laptop), "a worker polls")
+        yield psutil.Process(process.pid)
+    finally:
+        own = psutil.Process(process.pid)
+        for each in [*own.children(recursive=True), own]:
+            each.kill()
+        process.wait()
+
+
+def _is_ready(laptop: Laptop) -> bool:
+    api = laptop.environment["PREFECT_API_URL"]
+    found = httpx.get(f"{api}/deployments/name/build/build", timeout=10).json()
+    return bool(found["status"] == "READY")
+
+
+def _until(condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end, f"waited {PATIENCE_S} s until {what}"
+        time.sleep(0.2)
+
+
+def _write(folder: Path, shared: Path, **change: Any) -> Path:
+    """A study of the real archive, by addresses that hold for another process here."""
+    archive = shared / "archive" / "00002806639B424A" / "collection.json"
+    path = folder / "study.yaml"
+    content = {
+        "product": "monthly_ndvi:product",
+        "area": {"bbox": [3.0193, 50.8131, 3.0284, 50.8188]},
+        "period": "2018-05-01/2018-08-31",
+        "archive": f"file://{archive}",
+        "cube": f"file://{folder}/cube",
+    }
+    path.write_text(yaml.safe_dump(content | change))
+    return path
+
+
+@pytest.fixture
+def study(shared: Path, tmp_path: Path) -> Path:
+    return _write(tmp_path, shared)
+
+
+def test_what_cannot_be_is_said_before_anything_is_submitted(
+    study: Path, laptop: Laptop, environment: dict[str, str]
+) -> None:
+    unknown = laptop.call("run", str(study), "--on", "prefect://built")
+    assert unknown.code == 2
+    assert "none called 'built', it has build/build, update/update" in unknown.err
+    nobody = laptop.call("run", str(study), "--on", "prefect://build")
+    assert nobody.code == 2
+    assert "no worker polls work pool alpage of build" in nobody.err
+    away = Laptop(environment | {"PREFECT_API_URL": "http://127.0.0.1:9/api"})
+    told = away.call("run", str(study), "--on", "prefect://build")
+    assert told.code == 2
+    assert "expected a Prefect server at http://127.0.0.1:9/api" in told.err
+    assert laptop.call("status", "nobody-knows").code == 2
+
+
+def test_a_run_from_a_laptop_is_the_run_here(
+    study: Path, shared: Path, laptop: Laptop, worker: psutil.Process
+) -> None:
+    outline = {"type": "Polygon", "coordinates": [_ring(3.0193, 50.8131, 3.0284, 50.8188)]}
+    (study.parent / "area.geojson").write_text(json.dumps(outline))
+    _write(study.parent, shared, area={"file": "area.geojson"})
+    told = laptop.call("run", str(study), "--on", "prefect://build/build")
+    assert told.code == 0, told.err
+    assert "Completed" in told.err
+    assert "cube: " in told.out
+    assert "release: " in told.out
+
+    elsewhere = study.parent / "here"
+    elsewhere.mkdir()
+    shutil.copyfile(EXAMPLES / "monthly_ndvi.py", elsewhere / "monthly_ndvi.py")
+    (elsewhere / "area.geojson").write_text(json.dumps(outline))
+    run_here(read_study(_write(elsewhere, shared, area={"file": "area.geojson"})))
+    there, here = (open_cube(str(at / "cube")) for at in (study.parent, elsewhere))
+    assert there.layers == here.layers
+    for layer in here.layers:
+        np.testing.assert_array_equal(there[layer].values, here[layer].values)
+
+    name = told.err.split()[1]
+    status = json.loads(laptop.call("status", name, "--json").out)
+    assert (status["state"], status["percent"]) == ("Completed", 100.0)
+    assert "km² × dates" in status["progress"]
+    lines = json.loads(laptop.call("logs", name, "--json").out)
+    assert any("Finished in state Completed" in line["text"] for line in lines)
+    assert laptop.call("logs", name, "--follow").code == 0
+    ended = laptop.call("cancel", name)
+    assert (ended.code, "has ended already" in ended.err) == (2, True)
+
+
+def _ring(x0: float, y0: float, x1: float, y1: float) -> list[list[float]]:
+    return [[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]
+
+
+def test_a_failed_run_is_its_sentence(
+    study: Path, shared: Path, laptop: Laptop, worker: psutil.Process
+) -> None:
+    _write(study.parent, shared, limits={"blocks": 1})
+    told = laptop.call("run", str(study), "--on", "prefect://build")
+    assert told.code == 1, told.err
+    assert "error " in told.err
+    assert "limits.blocks" in told.err
+    assert "Traceback" not in told.err
+
+
+def test_a_cancelled_run_leaves_no_process(
+    study: Path, shared: Path, laptop: Laptop, worker: psutil.Process
+) -> None:
+    _write(study.parent, shared, period="2017-08-01/2018-11-30")
+    following = laptop.start("run", str(study), "--on", "prefect://build")
+    assert following.stderr is not None
+    name = following.stderr.readline().split()[1]
+    _until(lambda: len(worker.children(recursive=True)) > 3, "the run has its cluster")
+    children = worker.children(recursive=True)
+    # Ends the command as Ctrl-C does, also where the tests were started with that ignored.
+    following.send_signal(signal.SIGTERM)
+    _, err = following.communicate(timeout=PATIENCE_S)
+    assert following.returncode == 130
+    assert f"alpage cancel {name}" in err
+    told = laptop.call("cancel", name)
+    assert told.code == 0, told.err
+    assert "is ending" in told.out
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert alive == []
+    followed = laptop.call("logs", name, "--follow")
+    assert followed.code == 1
+    assert f"{name} cancelled" in followed.err
+
+
+def test_a_run_that_no_worker_takes_is_taken_back(
+    study: Path, laptop: Laptop, worker: psutil.Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for each in [*worker.children(recursive=True), worker]:
+        each.kill()
+    # For the server the pool is still ready: its worker asked a moment ago.
+    monkeypatch.setattr(remote, "TAKEN_WITHIN_S", 5.0)
+    with temporary_settings({PREFECT_API_URL: laptop.environment["PREFECT_API_URL"]}):
+        made = remote.submit(read_study(study), "build")
+        with pytest.raises(RemoteRefused, match=f"no worker polls .*{made.name} was taken back"):
+            remote.follow(made.id)
+        assert remote.status(made.id).state == "Cancelled"

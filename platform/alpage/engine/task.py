@@ -114,13 +114,12 @@ class Job:
     @cached_property
     def zones(self) -> ZoneIndex:
         """Pixels of each zone within the tile."""
-        masks = {
+        masks = {}
+        for number, wkb in self.task.zones:
+            zone = shapely.from_wkb(wkb)
             # Without zones the area is the only one.
-            number: self.area
-            if wkb == self.task.area
-            else inside(shapely.from_wkb(wkb), self.box) & self.area
-            for number, wkb in self.task.zones
-        }
+            is_area = zone == self.shared.area
+            masks[number] = self.area if is_area else inside(zone, self.box) & self.area
         return zone_index(masks, self.shape)
 
     def elevation(self, geobox: GeoBox) -> NDArray[np.float32] | None:

@@ -112,6 +112,14 @@ class Installed:
         """Return what kubectl says in this namespace."""
         return run("kubectl", "-n", self.namespace, *arguments, check=check)
 
+    def apply(self, content: dict[str, Any], *arguments: str) -> None:
+        """Create an object in this namespace."""
+        command = ["kubectl", "-n", self.namespace, "create", "-f", "-", *arguments]
+        told = subprocess.run(
+            command, input=json.dumps(content), capture_output=True, text=True, check=False
+        )
+        assert told.returncode == 0, told.stderr
+
     def items(self, kind: str, labels: str = "") -> list[dict[str, Any]]:
         """Return the objects of a kind."""
         selected = ["-l", labels] if labels else []
@@ -244,6 +252,28 @@ def installed(images: None) -> Iterator[Installed]:
     yield it
     if not os.environ.get("E2E_KEEP"):
         _remove(it)
+
+
+@pytest.fixture(scope="session")
+def install_rights(
+    kubernetes: None,
+) -> Callable[..., contextlib.AbstractContextManager[Installed]]:
+    """Installs the chart into a namespace for a while, and waits for none of its pods."""
+
+    @contextlib.contextmanager
+    def install(namespace: str, *more: str) -> Iterator[Installed]:
+        it = Installed(namespace)
+        _remove(it)
+        run("kubectl", "create", "namespace", namespace)
+        try:
+            values = Path(__file__).parent / "values.yaml"
+            chart = [it.name, ROOT / "helm" / "alpage", "-n", namespace, "-f", values, *more]
+            run("helm", "install", "--no-hooks", *chart)
+            yield it
+        finally:
+            _remove(it)
+
+    return install
 
 
 @pytest.fixture(scope="session")

@@ -47,12 +47,11 @@ def main() -> None:
     """Run the command line; failures are one sentence and an exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        app(standalone_mode=False)
+        # What `typer.Exit` was raised with comes back as a value here.
+        sys.exit(app(standalone_mode=False))
     except AlpageError as error:
         err.print(f"[bold red]error[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         err.print("stopped: what is finished is kept, run again to go on")
         sys.exit(130)

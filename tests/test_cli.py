@@ -281,6 +281,7 @@ def test_the_chosen_surface() -> None:
         "plan",
         "read_study",
         "release",
+        "remote",
         "rollback",
         "run",
         "search",

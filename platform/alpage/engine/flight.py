@@ -6,12 +6,14 @@ blocks cost is messages: many are sent, and their answers fetched, in one.
 
 import math
 import time
+import uuid
 from collections.abc import Sequence
 
 import icechunk
-from distributed import Client, Future, Worker, as_completed
+from distributed import Client, Future, Worker, WorkerPlugin, as_completed
 
 from alpage.engine.block import run_block
+from alpage.engine.shared import told
 from alpage.engine.task import Done, Task
 from alpage.errors import ClusterError
 
@@ -109,6 +111,23 @@ class Flight:
         """Let go of everything: what is under way is cancelled, its writes were never merged."""
         self._pool.clear()
         self._flying.clear()
+
+
+class Told(WorkerPlugin):  # type: ignore[misc]
+    """A run's constants on their way to the workers, those that join later too."""
+
+    def __init__(self, packed: bytes) -> None:
+        # One for each run: what ends takes away its own, and runs may share a cluster.
+        self.name = f"alpage-{uuid.uuid4().hex}"
+        self._packed = packed
+
+    def setup(self, worker: Worker) -> None:
+        """Leave the constants in the worker's process, for the tasks that name them."""
+        told[self.name] = self._packed
+
+    def teardown(self, worker: Worker) -> None:
+        """Take them away when the run is over."""
+        told.pop(self.name, None)
 
 
 def _key(task: Task) -> str:

@@ -24,11 +24,11 @@ from alpage.cube import layout as cube_layout
 from alpage.cube.layout import COSTS
 from alpage.cube.ledger import NOTHING, BlockId
 from alpage.cube.store import CubeStore
-from alpage.engine.flight import Flight
+from alpage.engine.flight import Flight, Told
 from alpage.engine.plan import Plan, inspect_needed
 from alpage.engine.relief import area_on
 from alpage.engine.report import Progress, RunReport
-from alpage.engine.shared import Told, pack
+from alpage.engine.shared import pack
 from alpage.engine.task import Done, Task
 from alpage.errors import (
     AlpageError,
@@ -70,7 +70,8 @@ class Run:
         self.on_progress = on_progress
         self.report = RunReport(store.url, started=dt.datetime.now(dt.UTC).isoformat())
         self._began = time.monotonic()
-        self._told: Told = pack(plan.study, plan.shared, area_on(plan.study, plan.layout.grid))
+        area = area_on(plan.study, plan.layout.grid)
+        self._told = Told(pack(plan.study, plan.shared, area))
         self._zones_wkb = [shapely.to_wkb(zone) for zone in plan.work.zones]
         self._fork: icechunk.ForkSession | None = None
         self._batch: list[Done] = []

@@ -3,13 +3,11 @@
 import functools
 import json
 import pickle
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import shapely
-from distributed import Worker, WorkerPlugin
 from pydantic import BaseModel
 from shapely.geometry.base import BaseGeometry
 
@@ -37,29 +35,12 @@ class Shared:
     """The study's area in the grid's CRS, as workers need it."""
 
 
-class Told(WorkerPlugin):  # type: ignore[misc]
-    """`Shared` on its way to the workers: products travel by name, never as code."""
-
-    def __init__(self, packed: bytes) -> None:
-        # One for each run: what ends takes away its own, and runs may share a cluster.
-        self.name = f"alpage-{uuid.uuid4().hex}"
-        self._packed = packed
-
-    def setup(self, worker: Worker) -> None:
-        """Leave the constants in the worker's process, for the tasks that name them."""
-        _told[self.name] = self._packed
-
-    def teardown(self, worker: Worker) -> None:
-        """Take them away when the run is over."""
-        _told.pop(self.name, None)
+told: dict[str, bytes] = {}
+"""What runs told this process, by the name that their tasks carry: a worker may serve several."""
 
 
-_told: dict[str, bytes] = {}
-"""What runs told this process: a worker may serve several."""
-
-
-def pack(study: Study, shared: Shared, area: BaseGeometry) -> Told:
-    """Return the packed form of a run's constants."""
+def pack(study: Study, shared: Shared, area: BaseGeometry) -> bytes:
+    """Return the packed form of a run's constants: products travel by name, never as code."""
     axes = {calendar.value: axis.to_json() for calendar, axis in shared.layout.axes.items()}
     text = {
         "study": study.model_dump_json(),
@@ -72,13 +53,13 @@ def pack(study: Study, shared: Shared, area: BaseGeometry) -> Told:
         "batch_days": shared.batch_days,
         "area": shapely.to_wkb(area),
     }
-    return Told(pickle.dumps(text))
+    return pickle.dumps(text)
 
 
 @functools.lru_cache(maxsize=4)
 def unpack(name: str) -> Shared:
     """Return a run's constants, from the worker's memory after the first time."""
-    text: dict[str, Any] = pickle.loads(_told[name])  # noqa: S301 - what `pack` made
+    text: dict[str, Any] = pickle.loads(told[name])  # noqa: S301 - what `pack` made
     study = make_study(json.loads(text["study"]), folder=Path(text["folder"]))
     product = study.load_product()
     context: Context = text["context"]

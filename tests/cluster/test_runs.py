@@ -37,7 +37,7 @@ def test_a_study_run_by_its_deployment_equals_the_local_run(
     clean()
     figures["run: until nothing is left of it"] = time.monotonic() - ended
     artifacts = installed.call("POST", "/artifacts/filter", of_run)
-    assert {one["key"] for one in artifacts} == {"bill", "progress", "report"}
+    assert {one["key"] for one in artifacts} == {"bill", "progress", "report", "release"}
     (report,) = (json.dumps(one["data"]) for one in artifacts if one["key"] == "report")
     assert "| retries | 0 |" in report
 

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from alpage import verbs
 from alpage.clusters import open_cluster
-from alpage.cube.layout import COSTS
+from alpage.cube.layout import COSTS, SECONDS
 from alpage.cube.store import CubeStore
 from alpage.engine.report import RunReport
 from alpage.study import ClusterChoice, Study, make_study
@@ -32,7 +32,6 @@ YEAR = ArchiveSpec(2048, 59)
 # Within four tiles: a scene that ends on their edges would touch their neighbours too.
 LATE_PX = 1000
 LATE_DAY = 92
-KINDS = ("read_seconds", "compute_seconds", "write_seconds")
 
 
 def main() -> None:
@@ -125,7 +124,7 @@ def fingerprints(cube: Path) -> dict[str, NDArray[np.uint64]]:
 
 def seconds_of(cube: Path, chosen: Mapping[str, NDArray[np.bool_]]) -> float:
     """Return the seconds that a cube records for some of its blocks."""
-    root, columns = CubeStore.open(str(cube)).read(), [COSTS.index(kind) for kind in KINDS]
+    root, columns = CubeStore.open(str(cube)).read(), [COSTS.index(kind) for kind in SECONDS]
     return float(
         sum(
             np.sum(root[f"ledger/{step}/cost"][:][mask][:, columns])

@@ -27,10 +27,9 @@ from alpage.product import Gather, Layer, Observe, Product, Summarise, Table, Zo
 from alpage.timeaxis import Calendar
 
 LEDGER_CHUNK = 64
+SECONDS = ("read_seconds", "compute_seconds", "write_seconds")
 COSTS = (
-    "read_seconds",
-    "compute_seconds",
-    "write_seconds",
+    *SECONDS,
     "bytes_read",
     "requests",
     "requests_again",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from alpage.cube.layout import Layout, step_layers
+from alpage.cube.layout import SECONDS, Layout, step_layers
 from alpage.cube.ledger import BlockId, read_costs
 from alpage.engine.cog import Window
 from alpage.engine.header import CogHeader
@@ -182,6 +182,5 @@ def _cpu_seconds(bill: Bill, layout: Layout, found: zarr.Group | None) -> float 
         if blocks and not done:
             return None
         if blocks:
-            kinds = ("read_seconds", "compute_seconds", "write_seconds")
-            total += len(blocks) * sum(costs[step][kind] for kind in kinds) / done
+            total += len(blocks) * sum(costs[step][kind] for kind in SECONDS) / done
     return total

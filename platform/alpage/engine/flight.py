@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import icechunk
 from distributed import Client, Future, Worker, WorkerPlugin, as_completed
 
+from alpage.cube.layout import SECONDS
 from alpage.engine.block import run_block
 from alpage.engine.shared import told
 from alpage.engine.task import Done, Task
@@ -95,8 +96,7 @@ class Flight:
         return ended
 
     def _learn(self, done: Done) -> None:
-        kinds = ("read_seconds", "compute_seconds", "write_seconds")
-        seconds = sum(done.record.cost[kind] for kind in kinds)
+        seconds = sum(done.record.cost[kind] for kind in SECONDS)
         # The first blocks of a worker compile and open what later ones find ready.
         self._seconds = seconds if self._seconds is None else 0.9 * self._seconds + 0.1 * seconds
 

@@ -1,7 +1,6 @@
 """The flows as they are run: as scripts, in processes of their own, with a real Prefect server."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -19,7 +18,6 @@ from alpage.cube.store import MAIN, CubeStore
 from alpage.errors import CubeError
 
 FLOWS = Path(__file__).resolve().parents[2] / "flows"
-EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 PATIENCE_S = 240
 
 pytestmark = pytest.mark.slow
@@ -41,17 +39,6 @@ def study(shared: Path, tmp_path: Path) -> Path:
         )
     )
     return path
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return {
-        **os.environ,
-        "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect")),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-        "PYTHONPATH": str(EXAMPLES),
-    }
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """From a laptop: a real Prefect server, a real worker, and the command line that follows."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -60,18 +59,6 @@ class Laptop:
         process = self.start(*arguments)
         out, err = process.communicate(timeout=PATIENCE_S)
         return Told(process.returncode, out, err)
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return {
-        **os.environ,
-        "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect")),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-        "PYTHONPATH": str(EXAMPLES),
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
-    }
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from alpage.engine import warp
 from alpage.engine.cog import BadCog, CogHeader, read_header
 from alpage.engine.positions import Block, block_of
 from alpage.engine.sampling import STEPS, sample
-from alpage.engine.warp import needed_windows, placement, read_onto, touches
+from alpage.engine.warp import needed_window, placement, read_onto, touches
 
 KERNELS = ("nearest", "average", "bilinear", "cubic")
 EMPTY = 60_000
@@ -87,7 +87,7 @@ def test_placement(files, geobox, kind, window, factor) -> None:
     assert found.kind == kind
     if window:
         assert (found.window, found.factor_yx) == (window, factor)
-        assert list(needed_windows([(header, "nearest")], block_of(geobox))) == [window]
+        assert needed_window(header, block_of(geobox), "nearest") == window
 
 
 def test_a_millimetre_is_aligned(files) -> None:
@@ -318,7 +318,7 @@ def test_what_has_pixels_touches(files, case, shift, kernel) -> None:
     empty = np.isnan(found) if found.dtype.kind == "f" else found == EMPTY
     assert touches(header, geobox) or empty.all()
     # Nothing outside the window that estimates go by is looked at.
-    ((row, column, high, wide),) = needed_windows([(header, kernel)], block_of(geobox))
+    row, column, high, wide = needed_window(header, block_of(geobox), kernel)
     height, width = header.shape_yx
     if row >= height or column >= width or row + high <= 0 or column + wide <= 0:
         assert empty.all()

@@ -9,13 +9,10 @@ import zarr
 
 from alpage.cube.layout import SECONDS, Layout, step_layers
 from alpage.cube.ledger import BlockId, read_costs
-from alpage.engine.cog import Window
-from alpage.engine.header import CogHeader
-from alpage.engine.inspect import QUALITY, SceneSource
+from alpage.engine.demand import demand_of
+from alpage.engine.inspect import SceneSource
 from alpage.engine.memory import peak_bytes
-from alpage.engine.positions import Block
 from alpage.engine.storage import ReadCounters
-from alpage.engine.warp import Kernel, needed_windows
 from alpage.engine.work import Work
 from alpage.errors import LimitReached
 from alpage.product import Context, Observe
@@ -101,9 +98,13 @@ def draw_bill(
     scenes: set[str] = set()
     for step, blocks in bill.blocks.items():
         stage = work.stage(step)
-        for block in blocks:
-            if isinstance(stage, Observe):
-                scenes |= _add_imagery(bill, work, stage, block, sources, context)
+        if isinstance(stage, Observe):
+            demand = demand_of(work, stage, blocks, sources, context)
+            scenes |= demand.scenes
+            bill.requests += demand.requests
+            bill.read_bytes += demand.read_bytes
+            bill.read_px += demand.read_px
+            bill.useful_px += demand.useful_px
         bill.write_bytes += _write_bytes(work.layout, step) * len(blocks)
     bill.scenes = len(scenes)
     bill.peak_bytes = peak_bytes(work.layout, batch_days, context, work.index.most_days)
@@ -115,53 +116,6 @@ def draw_bill(
         + (bill.cpu_seconds or 0.0) / 3600 * prices.cpu_hour_eur
     )
     return bill
-
-
-def _add_imagery(
-    bill: Bill,
-    work: Work,
-    stage: Observe,
-    block: BlockId,
-    sources: Mapping[str, SceneSource],
-    context: Context,
-) -> set[str]:
-    grid, halo = work.layout.grid, stage.halo_px(context)
-    transform = tuple(grid.tile_transform(block.tile, halo_px=halo))[:6]
-    pixels = Block(grid.crs, transform, grid.tile_shape(block.tile, halo_px=halo))
-    kernels: dict[str, Kernel] = {band.name: band.kernel for band in stage.bands}
-    kernels[QUALITY] = "nearest"
-    seen = {
-        scene.id for _, scenes in work.index.scenes(block.tile, block.block) for scene in scenes
-    }
-    reads = [
-        (sources[scene].bands[name].header, kernel)
-        for scene in seen
-        for name, kernel in kernels.items()
-    ]
-    for (header, _), window in zip(reads, needed_windows(reads, pixels), strict=True):
-        tiles, size, decoded, useful = cog_tiles(header, window)
-        bill.requests += tiles
-        bill.read_bytes += size
-        bill.read_px += decoded
-        bill.useful_px += useful
-    return seen
-
-
-def cog_tiles(header: CogHeader, window: Window) -> tuple[int, int, int, int]:
-    """Return the tiles of a COG under a window: their number, bytes, pixels, and pixels needed."""
-    row, column, height, width = window
-    level = header.levels[0]
-    (rows, columns), (tile_rows, tile_columns) = level.shape_yx, level.tile_yx
-    r0, r1 = max(row, 0), min(row + height, rows)
-    c0, c1 = max(column, 0), min(column + width, columns)
-    if r0 >= r1 or c0 >= c1:
-        return 0, 0, 0, 0
-    across = level.tiles_yx[1]
-    first, last = r0 // tile_rows, -(-r1 // tile_rows)
-    left, right = c0 // tile_columns, -(-c1 // tile_columns)
-    counts = level.bytecounts.reshape(-1, across)[first:last, left:right]
-    filled = int(np.count_nonzero(counts))
-    return filled, int(counts.sum()), filled * tile_rows * tile_columns, (r1 - r0) * (c1 - c0)
 
 
 def _write_bytes(layout: Layout, step: str) -> int:

@@ -10,7 +10,6 @@ Only full resolution is read: overviews are mostly made by picking pixels, so th
 are not the averages of the image.
 """
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -42,7 +41,7 @@ __all__ = [
     "Placement",
     "is_large",
     "need",
-    "needed_windows",
+    "needed_window",
     "placement",
     "read_onto",
     "touches",
@@ -84,21 +83,11 @@ def placement(header: CogHeader, geobox: GeoBox) -> Placement:
     return _placement(*grids(header, geobox))
 
 
-def needed_windows(headers: Iterable[tuple[CogHeader, Kernel]], block: Block) -> Iterator[Window]:
-    """Yield the window of each file's pixels that a block needs, at most: for estimates.
+def needed_window(header: CogHeader, block: Block, kernel: Kernel) -> Window:
+    """Return the window of a file's pixels that a block needs, at most: for estimates.
 
-    May leave the image; (0, 0, 0, 0) where the block has no place in the file's CRS. Files of one
-    grid are worked out once.
+    May leave the image; (0, 0, 0, 0) where the block has no place in the file's CRS.
     """
-    known: dict[tuple[object, ...], Window] = {}
-    for header, kernel in headers:
-        key = header.crs, header.transform, header.shape_yx, kernel
-        if key not in known:
-            known[key] = _needed_window(header, block, kernel)
-        yield known[key]
-
-
-def _needed_window(header: CogHeader, block: Block, kernel: Kernel) -> Window:
     source = source_of(header)
     lies = _placement(source, block)
     if lies.kind == "aligned" or (lies.kind == "repeat" and kernel == "nearest"):

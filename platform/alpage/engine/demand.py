@@ -1,0 +1,113 @@
+"""What observing blocks ask of the archive's files, counted for the bill without reading a pixel.
+
+Files of one grid lie alike under every tile: where is worked out once for all of them, and each
+file is then counted for all of its tiles at once. A plan has a few grids and millions of windows.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alpage.cube.ledger import BlockId
+from alpage.engine.header import CogHeader, CogLevel
+from alpage.engine.inspect import QUALITY, SceneSource
+from alpage.engine.positions import Block
+from alpage.engine.warp import Kernel, needed_window
+from alpage.engine.work import Work
+from alpage.grid import Grid
+from alpage.product import Context, Observe
+
+Windows = NDArray[np.int64]
+"""(n, 4): row, column, height and width of each, in pixels of the file; may leave the image."""
+
+
+@dataclass
+class Demand:
+    """Tiles of COGs, their bytes and pixels, and the pixels of them that are needed."""
+
+    requests: int = 0
+    read_bytes: int = 0
+    read_px: int = 0
+    useful_px: int = 0
+    scenes: set[str] = field(default_factory=set)
+
+    def add(self, level: CogLevel, windows: Windows) -> None:
+        """Count what lies under windows of a file's image.
+
+        >>> counts = np.array([5, 0, 7, 9], dtype="uint32")
+        >>> level = CogLevel((8, 8), (4, 4), counts, counts, False, 1, 1, "")
+        >>> demand = Demand()
+        >>> demand.add(level, np.array([[0, 0, 8, 4], [6, 6, 9, 9]]))
+        >>> demand.requests, demand.read_bytes, demand.read_px, demand.useful_px
+        (3, 21, 48, 36)
+        """
+        sides, shape = np.array(level.tile_yx), np.array(level.shape_yx)
+        start = np.maximum(windows[:, :2], 0)
+        stop = np.minimum(windows[:, :2] + windows[:, 2:], shape)
+        inside = (start < stop).all(axis=1)
+        start, stop = start[inside], stop[inside]
+        counts = level.bytecounts.reshape(level.tiles_yx).astype(np.int64)
+        first, last = start // sides, -(-stop // sides)
+        filled = _sums(counts > 0, first, last)
+        self.requests += filled
+        self.read_bytes += _sums(counts, first, last)
+        self.read_px += filled * int(sides.prod())
+        self.useful_px += int((stop - start).prod(axis=1).sum())
+
+
+def demand_of(
+    work: Work,
+    stage: Observe,
+    blocks: Iterable[BlockId],
+    sources: Mapping[str, SceneSource],
+    context: Context,
+) -> Demand:
+    """Return what some blocks of an observing stage ask for, at most."""
+    grid, halo = work.layout.grid, stage.halo_px(context)
+    columns = grid.tiles_yx[1]
+    tiles_of: dict[str, list[int]] = defaultdict(list)
+    for block in blocks:
+        number = block.tile[0] * columns + block.tile[1]
+        for _, scenes in work.index.scenes(block.tile, block.block):
+            for scene in scenes:
+                tiles_of[scene.id].append(number)
+    kernels: dict[str, Kernel] = {band.name: band.kernel for band in stage.bands}
+    kernels[QUALITY] = "nearest"
+    alike: dict[tuple[Kernel, object], list[tuple[CogHeader, list[int]]]] = defaultdict(list)
+    for scene_id, tiles in tiles_of.items():
+        for name, kernel in kernels.items():
+            header = sources[scene_id].bands[name].header
+            lies = header.crs, header.transform, header.shape_yx
+            alike[kernel, lies].append((header, tiles))
+    demand = Demand(scenes=set(tiles_of))
+    for (kernel, _), files in alike.items():
+        numbers = np.unique(np.concatenate([tiles for _, tiles in files]))
+        windows = _windows(files[0][0], kernel, grid, numbers, halo)
+        for header, tiles in files:
+            demand.add(header.levels[0], windows[np.searchsorted(numbers, tiles)])
+    return demand
+
+
+def _windows(
+    header: CogHeader, kernel: Kernel, grid: Grid, numbers: NDArray[np.int64], halo: int
+) -> Windows:
+    found = np.empty((len(numbers), 4), dtype=np.int64)
+    for at, number in enumerate(numbers.tolist()):
+        tile = divmod(number, grid.tiles_yx[1])
+        transform = tuple(grid.tile_transform(tile, halo_px=halo))[:6]
+        block = Block(grid.crs, transform, grid.tile_shape(tile, halo_px=halo))
+        found[at] = needed_window(header, block, kernel)
+    return found
+
+
+def _sums(values: NDArray[Any], first: Windows, last: Windows) -> int:
+    """The sum over rectangles of an array, which may overlap, from its sums up to each corner."""
+    upto = np.zeros(tuple(n + 1 for n in values.shape), dtype=np.int64)
+    upto[1:, 1:] = values.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
+    (top, left), (bottom, right) = first.T, last.T
+    found = upto[bottom, right] - upto[top, right] - upto[bottom, left] + upto[top, left]
+    return int(found.sum())

@@ -36,7 +36,7 @@ bench: setup  ## measured beside what a user would otherwise write
 lock: setup  ## resolve the dependencies anew
 	@.venv/bin/uv pip compile --quiet --universal --python-version 3.12 --all-extras --generate-hashes \
 	  --no-header --no-emit-index-url --upgrade -o requirements.lock pyproject.toml
-	@.venv/bin/uv pip compile --quiet --universal --python-version 3.12 --extra kubernetes --generate-hashes \
+	@.venv/bin/uv pip compile --quiet --universal --python-version 3.12 --extra kubernetes --extra gateway --generate-hashes \
 	  --no-header --no-emit-index-url -c requirements.lock -o images/alpage/requirements.lock pyproject.toml
 	@cp $$($(PYTHON) -c 'import dask_kubernetes as it; print(it.__path__[0])')/operator/deployment/helm/*/crds/*.yaml helm/alpage/crds/
 

@@ -46,6 +46,17 @@ GOOD: dict[str, Any] = {
         pytest.param({"grid": {"resolution": -1}}, r"^grid\.resolution: ", id="resolution"),
         pytest.param({"cluster": {"kind": "moon"}}, r"^cluster\.kind: ", id="cluster-kind"),
         pytest.param({"cluster": {"kind": "address"}}, r"^cluster: address goes", id="address"),
+        pytest.param({"cluster": {"kind": "gateway"}}, r"^cluster: address goes", id="gateway"),
+        pytest.param(
+            {"cluster": {"kind": "gateway", "address": "tcp://hub:8786"}},
+            r"^cluster: address of kind: gateway: expected https://",
+            id="no-gateway",
+        ),
+        pytest.param(
+            {"cluster": {"kind": "gateway", "address": "https://me:secret@hub/gateway"}},
+            r"^cluster: address: who may come in is no part of it",
+            id="gateway-with-password",
+        ),
         pytest.param({"limits": {"blocks": 0}}, r"^limits\.blocks: ", id="limit"),
         pytest.param({"cube": " "}, r"^cube: expected a path or URL", id="no-cube"),
     ],

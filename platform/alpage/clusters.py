@@ -50,6 +50,8 @@ def open_cluster(choice: ClusterChoice) -> Iterator[Client]:
         try:
             if choice.kind == "kubernetes":
                 client = stack.enter_context(_kubernetes(choice))
+            elif choice.kind == "gateway":
+                client = stack.enter_context(_gateway(choice))
             elif choice.kind == "address":
                 client = stack.enter_context(Client(choice.address, timeout="30s"))
             else:
@@ -77,6 +79,7 @@ def open_cluster(choice: ClusterChoice) -> Iterator[Client]:
             ) from error
         if choice.kind != "local":
             _check_versions(client)
+            _check_memory(client, choice.memory_gib)
         yield client
 
 
@@ -95,6 +98,31 @@ def _kubernetes(choice: ClusterChoice) -> contextlib.AbstractContextManager[Clie
         settings().cluster_start_seconds,
         dask.config.serialize(told),
     )
+
+
+def _gateway(choice: ClusterChoice) -> contextlib.AbstractContextManager[Client]:
+    try:
+        from alpage.gateway import open_gateway
+    except ModuleNotFoundError as error:
+        raise ClusterError(
+            f"cluster: kind gateway needs what pip install 'alpage[gateway]' adds: {error}"
+        ) from error
+    return open_gateway(choice, settings().cluster_start_seconds)
+
+
+def _check_memory(client: Client, memory_gib: float) -> None:
+    """Raises ClusterError where a worker has less memory than the plan fills."""
+    # The order of workers is that of their arrival, which changes.
+    workers = sorted(client.scheduler_info(n_workers=-1)["workers"].items())
+    for name, worker in workers:
+        limit = worker["memory_limit"]
+        # None is no limit; servers round a GiB their way.
+        if limit and limit < 0.98 * memory_gib * 2**30:
+            raise ClusterError(
+                f"cluster: worker {name} has {limit / 2**30:.2f} GiB of memory, the study plans "
+                f"for {memory_gib:g}: set cluster.memory_gib to what workers have, or give them "
+                "more"
+            )
 
 
 def _check_versions(client: Client) -> None:

@@ -39,7 +39,7 @@ class Settings(BaseSettings):
         None, description="DaskCluster resource that clusters on Kubernetes are made from."
     )
     cluster_start_seconds: float = Field(
-        300.0, gt=0, description="Longest wait for the first worker on Kubernetes."
+        300.0, gt=0, description="Longest wait for the first worker of a cluster."
     )
 
 

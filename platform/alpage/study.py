@@ -27,6 +27,7 @@ from shapely.geometry.base import BaseGeometry
 from alpage.errors import ProductError, StudyError
 from alpage.product import Product
 
+ADDRESSES = {"address": ("tcp", "tls"), "gateway": ("https", "http")}
 BUILT_IN = ("vegetation", "snow", "lakes")
 
 
@@ -128,9 +129,9 @@ class GridChoice(_Strict):
 
 
 class ClusterChoice(_Strict):
-    """The cluster that belongs to the run: of this machine, of Kubernetes, or at an address."""
+    """The cluster of the run: of this machine, of Kubernetes, of a gateway, or at an address."""
 
-    kind: Literal["local", "kubernetes", "address"] = "local"
+    kind: Literal["local", "kubernetes", "gateway", "address"] = "local"
     workers: int = Field(2, ge=1, le=1024)
     memory_gib: float = Field(2.0, gt=0.25, description="Memory of one worker.")
     cores: float | None = Field(
@@ -142,12 +143,22 @@ class ClusterChoice(_Strict):
     node_selector: dict[str, str] = Field(
         default_factory=dict, description="For kind kubernetes: labels of the workers' nodes."
     )
-    address: str | None = Field(None, description="For kind address: tcp://host:port.")
+    address: str | None = Field(
+        None,
+        description="For kind address: tcp://host:port; for kind gateway: https://host/path.",
+    )
 
     @model_validator(mode="after")
     def _what_goes_together(self) -> "ClusterChoice":
-        if (self.kind == "address") != (self.address is not None):
-            raise ValueError("address goes with kind: address, and only with it")
+        if (self.kind in ADDRESSES) != (self.address is not None):
+            raise ValueError("address goes with kind: address or gateway, and only with them")
+        if self.address is not None:
+            scheme, _, rest = self.address.partition("://")
+            if scheme not in ADDRESSES[self.kind] or not rest:
+                expected = " or ".join(f"{one}://..." for one in ADDRESSES[self.kind])
+                raise ValueError(f"address of kind: {self.kind}: expected {expected}")
+            if "@" in rest:
+                raise ValueError("address: who may come in is no part of it; see dask's settings")
         for name in ("cores", "image", "node_selector"):
             if getattr(self, name) and self.kind != "kubernetes":
                 raise ValueError(f"{name} goes with kind: kubernetes, and only with it")

@@ -5,6 +5,7 @@ ledger and Icechunk. See README.md beside this file.
 """
 
 import argparse
+import contextlib
 import datetime as dt
 import json
 import math
@@ -14,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from rich.table import Table
 
 from alpage import verbs
 from alpage.clusters import open_cluster
+from alpage.engine.report import Progress, RunReport
 from alpage.product import Array, Band, Layer, Observation, Observe, Product
 from alpage.study import ClusterChoice, make_study
 from alpage.timeaxis import Calendar
@@ -87,8 +89,12 @@ def main() -> None:
     RESULTS.write_text(json.dumps(results | {"scale": rows}, indent=1) + "\n")
 
 
+class Halfway(Exception):  # noqa: N818 - what ends the first half
+    """Half of the blocks are done."""
+
+
 def measure(blocks: int) -> dict[str, float]:
-    """Return what a run over so many blocks took, and what planning it again takes."""
+    """Return what a run over so many blocks took, interrupted halfway, and planning it again."""
     side = math.isqrt(blocks)
     cube = DATA / "cube"
     shutil.rmtree(cube, ignore_errors=True)
@@ -100,27 +106,41 @@ def measure(blocks: int) -> dict[str, float]:
         "grid": {"tile_px": TILE_PX, "window_days": 32},
         "cube": str(cube),
     }
+    planned: list[float] = []
+
+    def stop(progress: Progress) -> None:
+        if progress.done_km2_dates >= progress.total_km2_dates / 2:
+            raise Halfway
+
+    def call(on_progress: Callable[[Progress], None] = lambda progress: None) -> RunReport:
+        return verbs.run(
+            study, on_progress=on_progress, on_plan=lambda plan: planned.append(time.perf_counter())
+        )
+
     with open_cluster(ClusterChoice(workers=WORKERS)) as client:
         cluster = {"kind": "address", "address": client.scheduler.address}
         study = make_study(content | {"cluster": cluster}, folder=HERE)
-        started, before = time.perf_counter(), peak_mib()
-        report = verbs.run(study)
-        whole = time.perf_counter() - started
-        peak = peak_mib()
-        started = time.perf_counter()
-        again = verbs.run(study)
-        resumed = time.perf_counter() - started
+        before, began = peak_mib(), time.perf_counter()
+        with contextlib.suppress(Halfway):
+            call(stop)
+        halfway = time.perf_counter()
+        report = call()
+        ended, peak = time.perf_counter(), peak_mib()
+        again = call()
+        checked = time.perf_counter()
     assert again.n_blocks == 0
-    assert report.n_blocks == side * side
+    assert 0.3 * side * side < report.n_blocks < 0.6 * side * side
+    run_s = halfway - planned[0] + ended - planned[1]
     return {
-        "blocks": report.n_blocks,
-        "plan s": whole - report.seconds,
-        "run s": report.seconds,
-        "ms a block": report.seconds / report.n_blocks * 1000,
+        "blocks": side * side,
+        "plan s": planned[0] - began,
+        "resume s": planned[1] - halfway,
+        "run s": run_s,
+        "ms a block": run_s / (side * side) * 1000,
         "worker ms a block": 1000
         * (report.read_seconds + report.compute_seconds + report.write_seconds)
         / report.n_blocks,
-        "again s": resumed,
+        "again s": checked - ended,
         "coordinator MiB": peak,
         "of it before MiB": before,
         "manifests MiB": size_mib(cube / "manifests"),

@@ -296,14 +296,14 @@ def series(
 
 @app.command(epilog="Example: alpage serve cubes/flanders.release --port 8000")
 def serve(
-    folder: Annotated[Path, typer.Argument(help="A folder of releases.")],
+    place: Annotated[str, typer.Argument(help="Folder or s3:// URL of releases.")],
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
-    """Serve a folder of releases over HTTP, with byte ranges and CORS."""
-    from alpage.serve.static import serve_folder
+    """Serve releases over HTTP, with byte ranges and CORS."""
+    from alpage.serve.static import serve_releases
 
-    serve_folder(folder, host=host, port=port)
+    serve_releases(place, host=host, port=port)
 
 
 @app.command(epilog="Example: alpage demo --folder demo")

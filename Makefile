@@ -38,6 +38,9 @@ lock: setup  ## resolve the dependencies anew
 	  --no-header --no-emit-index-url --upgrade -o requirements.lock pyproject.toml
 	@.venv/bin/uv pip compile --quiet --universal --python-version 3.12 --extra kubernetes --extra gateway --generate-hashes \
 	  --no-header --no-emit-index-url -c requirements.lock -o images/alpage/requirements.lock pyproject.toml
+	@.venv/bin/uv pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-header --no-emit-index-url \
+	  -c images/alpage/requirements.lock $$(sed -nE 's/^([a-z0-9._-]+)==.*/--no-emit-package \1/p' images/alpage/requirements.lock) \
+	  -o images/notebook/requirements.lock images/notebook/requirements.in
 	@cp $$($(PYTHON) -c 'import dask_kubernetes as it; print(it.__path__[0])')/operator/deployment/helm/*/crds/*.yaml helm/alpage/crds/
 
 clean:

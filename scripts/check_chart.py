@@ -23,6 +23,9 @@ SHAPES: dict[str, dict[str, str]] = {
     "all of it": {
         "trialStorage.enabled": "true",
         "trialStorage.image": "versitygw:1",
+        "service.enabled": "true",
+        "service.releases": "s3://lakes/releases",
+        "service.replicas": "2",
         "limits.quota.enabled": "true",
         "limits.range.enabled": "true",
         "prefect.authSecret": "prefect-password",
@@ -56,6 +59,11 @@ REFUSED: dict[str, tuple[dict[str, str], str]] = {
         "leave storage.endpoint and storage.secret empty",
     ),
     "a store without image": ({"trialStorage.enabled": "true"}, "trialStorage.image"),
+    "a service of nothing": ({"service.enabled": "true"}, "service.releases"),
+    "a service of a folder": (
+        {"service.enabled": "true", "service.releases": "/data"},
+        "does not match pattern",
+    ),
     "a schedule of nothing": ({"flows.update.schedule": "0 3 * * *"}, "flows.update.study"),
     "a cluster that ends while it waits": ({"cluster.idleSeconds": "200"}, "cluster.startSeconds"),
     "a claim that is not used": (

@@ -85,19 +85,24 @@ http://{{ include "alpage.name" . }}-storage.{{ .Release.Namespace }}.svc:7070
 {{- end -}}
 {{- end -}}
 
-{{/* The environment of whoever reads and writes objects, and alpage's settings. */}}
-{{- define "alpage.storageEnv" -}}
-{{- $secret := include "alpage.storageSecret" . -}}
-- {name: AWS_REGION, value: {{ .Values.storage.region | quote }}}
-{{- with include "alpage.endpoint" . }}
+{{/* The environment of whoever speaks to the object store: dict "root" and "secret". */}}
+{{- define "alpage.storeEnv" -}}
+- {name: AWS_REGION, value: {{ .root.Values.storage.region | quote }}}
+{{- with include "alpage.endpoint" .root }}
 - {name: AWS_ENDPOINT_URL_S3, value: {{ . | quote }}}
 {{- end }}
+{{- $secret := .secret }}
 {{- if $secret }}
 {{- range list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" "AWS_SESSION_TOKEN" }}
 - name: {{ . }}
   valueFrom: {secretKeyRef: {name: {{ $secret }}, key: {{ . }}, optional: {{ eq . "AWS_SESSION_TOKEN" }}}}
 {{- end }}
 {{- end }}
+{{- end -}}
+
+{{/* The same for flows and workers, and alpage's settings. */}}
+{{- define "alpage.storageEnv" -}}
+{{- include "alpage.storeEnv" (dict "root" . "secret" (include "alpage.storageSecret" .)) }}
 {{- range $name, $value := .Values.settings }}
 - {name: ALPAGE_{{ upper $name }}, value: {{ $value | toString | quote }}}
 {{- end }}
@@ -119,6 +124,9 @@ http://{{ include "alpage.name" . }}-storage.{{ .Release.Namespace }}.svc:7070
 {{- end -}}
 {{- if and .Values.trialStorage.enabled (not .Values.trialStorage.image) -}}
 {{- fail "trialStorage.enabled needs trialStorage.image, an image of versitygw" -}}
+{{- end -}}
+{{- if and .Values.service.enabled (not .Values.service.releases) -}}
+{{- fail "service.enabled needs service.releases, the s3:// URL of what it serves" -}}
 {{- end -}}
 {{- if lt (int .Values.cluster.idleSeconds) (add (int .Values.cluster.startSeconds) 60 | int) -}}
 {{- fail "cluster.idleSeconds counts while a run waits for its workers: set it to cluster.startSeconds and 60 more at least" -}}

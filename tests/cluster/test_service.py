@@ -1,0 +1,33 @@
+"""Releases served by the chart: read over HTTP by xarray, and by nobody changed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import xarray as xr
+
+pytestmark = pytest.mark.cluster
+
+
+def test_the_release_of_a_run_is_served(
+    installed: Any, study: Callable[..., Any], local: dict[str, xr.Dataset]
+) -> None:
+    run_id = installed.submit(study("served"))
+    state = installed.ended(run_id)
+    assert state["type"] == "COMPLETED", f"{state['message']}\n{installed.logs(run_id)}"
+    told = ("service.enabled=true", "service.releases=s3://cubes/served.release")
+    installed.helm("upgrade", *(word for value in told for word in ("--set", value)))
+    with installed.forward(f"{installed.name}-service", 80) as address:
+        url = f"http://{address}"
+        release = httpx.get(f"{url}/collection.json").raise_for_status().json()["version"]
+        for group, expected in local.items():
+            found = xr.open_zarr(f"{url}/{release}/cube.zarr", group=group)
+            assert set(found.variables) == set(expected.variables)
+            for name, variable in expected.variables.items():
+                np.testing.assert_array_equal(found[name].to_numpy(), variable.to_numpy())
+        assert httpx.put(f"{url}/collection.json", content=b"{}").status_code == 405
+        # Its own prefix and nothing beside it.
+        assert httpx.get(f"{url}/../served/config.yaml").status_code == 404
+    installed.helm("upgrade")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import alpage.errors as errors
+from alpage.cube.part import Part
 from alpage.errors import AlpageError, RemoteFailed, RemoteRefused, StudyError
 from alpage.study import BUILT_IN, Study
 
@@ -71,14 +72,18 @@ class Line:
         return {"at": self.at.isoformat(), "level": self.level, "text": self.text}
 
 
-def submit(study: Study, deployment: str) -> Status:
-    """Give a study to a deployment to run; returns at once, `follow` waits.
+def submit(study: Study, deployment: str, *, part: str | None = None) -> Status:
+    """Give a study, or one part of it, to a deployment to run; returns at once, `follow` waits.
 
     `deployment` is `prefect://build`, `build` or `flow/deployment`. GeoJSON files of the study are
     sent with it. Raises StudyError where it names another file that only this machine has, and
     RemoteRefused where there is no such deployment or nothing would run it.
     """
-    parameters = {"study": portable(study).model_dump(mode="json", exclude_unset=True)}
+    parameters: dict[str, Any] = {
+        "study": portable(study).model_dump(mode="json", exclude_unset=True)
+    }
+    if part is not None:
+        parameters["part"] = str(Part.parse(part))
     with _client() as client:
         found = _find_deployment(client, deployment.removeprefix(SCHEME))
         _check_ready(client, found)

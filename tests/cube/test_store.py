@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import icechunk
 import pytest
 import zarr
 
@@ -18,11 +19,14 @@ def two(tmp_path: Path) -> tuple[CubeStore, CubeStore]:
     return CubeStore.create(url), CubeStore.open(url)
 
 
-def work(store: CubeStore, told: str, **metadata: bool) -> str:
+def work(store: CubeStore, told: str, **seal: bool) -> str:
     """Commit something on the run's branch; gives its snapshot."""
-    session = store.writable(RUN)
-    zarr.open_group(session.store, mode="a").attrs[told] = True
-    return session.commit(told, metadata=metadata)
+
+    def change(session: icechunk.Session) -> None:
+        zarr.open_group(session.store, mode="a").attrs[told] = True
+
+    store.commit(RUN, told, change, seal=seal or None)
+    return store.tip(RUN)
 
 
 def test_a_branch_is_begun_at_a_snapshot_whatever_was_left(two: tuple[CubeStore, ...]) -> None:

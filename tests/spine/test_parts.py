@@ -26,10 +26,14 @@ CLUSTER = {"workers": 1, "memory_gib": 2}
 # Waits at its first block until it is told to go on.
 DRIVER = """
 import sys
+from pathlib import Path
+import yaml
 from alpage import verbs
 from alpage.errors import AlpageError
-from alpage.study import read_study
+from alpage.study import make_study
 
+path, folder, part = sys.argv[1:]
+study = make_study(yaml.safe_load(Path(path).read_text()), folder=Path(folder))
 told = False
 
 def wait(_):
@@ -39,7 +43,7 @@ def wait(_):
         told = bool(sys.stdin.readline())
 
 try:
-    report = verbs.run(read_study(sys.argv[1]), part=sys.argv[2], on_progress=wait)
+    report = verbs.run(study, part=part, on_progress=wait)
 except AlpageError as error:
     sys.exit(str(error))
 print("done", report.n_blocks, report.snapshot, flush=True)
@@ -53,7 +57,7 @@ class Worker:
         path = folder / f"{part.replace('/', '-of-')}.yaml"
         path.write_text(yaml.safe_dump(study.resolved().model_dump(mode="json")))
         self.process = subprocess.Popen(
-            [sys.executable, "-c", DRIVER, str(path), part],
+            [sys.executable, "-c", DRIVER, str(path), str(study.folder), part],
             # Few blocks in a commit, so that the parts' commits meet.
             env=os.environ | {"ALPAGE_COMMIT_BLOCKS": "2"},
             stdin=subprocess.PIPE,
@@ -241,8 +245,8 @@ def test_a_part_beside_a_whole_run_is_refused(study_of: Callable[..., Study]) ->
 @pytest.mark.parametrize(
     ("part", "told"),
     [
-        pytest.param("0/2", "expected one from 1/2 to 2/2, got 0/2", id="zero"),
-        pytest.param("3/2", "expected one from 1/2 to 2/2, got 3/2", id="beyond"),
+        pytest.param("0/2", "one from 1/2 to 2/2, got 0/2", id="zero"),
+        pytest.param("3/2", "one from 1/2 to 2/2, got 3/2", id="beyond"),
         pytest.param("1/0", "such as 2/4, the second of four, got '1/0'", id="of-none"),
         pytest.param("-1/2", "such as 2/4, the second of four, got '-1/2'", id="negative"),
         pytest.param("half", "such as 2/4, the second of four, got 'half'", id="word"),

@@ -86,6 +86,7 @@ def submit(study: Study, deployment: str, *, part: str | None = None) -> Status:
         parameters["part"] = str(Part.parse(part))
     with _client() as client:
         found = _find_deployment(client, deployment.removeprefix(SCHEME))
+        _check_takes(found, parameters)
         _check_ready(client, found)
         _check_size(client, parameters)
         made = client.create_flow_run_from_deployment(found.id, parameters=parameters)
@@ -262,6 +263,16 @@ def _find_deployment(client: "SyncPrefectClient", name: str) -> "DeploymentRespo
 
 def _deployment_name(client: "SyncPrefectClient", found: "DeploymentResponse") -> str:
     return f"{client.read_flow(found.flow_id).name}/{found.name}"
+
+
+def _check_takes(found: "DeploymentResponse", parameters: dict[str, Any]) -> None:
+    known = (found.parameter_openapi_schema or {}).get("properties", {})
+    for name in parameters:
+        if name not in known:
+            raise RemoteRefused(
+                f"{name}: expected a deployment that takes one, such as build; {found.name} takes "
+                f"{', '.join(known) or 'nothing'}"
+            )
 
 
 def _check_ready(client: "SyncPrefectClient", found: "DeploymentResponse") -> None:

@@ -393,8 +393,7 @@ def _result(
     axis = layout.axes[Calendar.DAY]
     zones = (layout.n_zones,) if stage.by_zone else ()
     result = np.full((len(axis.span), *zones, *layout.table_shapes[name]), np.nan)
-    is_void = stage.by_zone and zones_changed
-    if found is not None and before is not None and not is_void:
+    if found is not None and before is not None and not (stage.by_zone and zones_changed):
         old = found[f"ledger/{name}/result"][:]
         shift = before.axes[Calendar.DAY].span.start - axis.span.start
         result[shift : shift + len(old)] = old

@@ -104,12 +104,11 @@ def run(
         with open_cluster(study.cluster) as client:
             work = Run(made, client, store, branch, settings(), on_progress)
             work.execute()
+        _keep_sources(url, made)
         if chosen is not None:
             work.report.part = str(chosen)
             return work.report
         made.scenes.freeze(scenes_path(url, scenes_digest))
-        sound = [scene for scene in made.scenes.scenes if scene.id not in made.quarantined]
-        write_sources(sources_path(url, scenes_digest), made.sources, sound)
         previous = store.read() if store.about() is not None else None
         finish(
             work,
@@ -229,6 +228,18 @@ def scenes_path(cube: str, scenes_digest: str) -> str:
 def sources_path(cube: str, scenes_digest: str) -> str:
     """Return where the headers of a scene list's files are kept: beside it."""
     return scenes_path(cube, scenes_digest).removesuffix(".parquet") + ".headers"
+
+
+def _keep_sources(url: str, made: Plan) -> None:
+    """Keep the headers that a run has read beside those of its parts.
+
+    Where two parts on S3 end at once those of one may be lost: a later plan reads them again.
+    """
+    place = sources_path(url, made.scenes.digest)
+    sound = [scene for scene in made.scenes.scenes if scene.id not in made.quarantined]
+    with turn(url):
+        kept = read_sources(place, sound, made.shared.product.bands)
+        write_sources(place, kept | made.sources, sound)
 
 
 def recorded_scenes(cube: str, about: dict[str, Any]) -> SceneList | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -16,6 +17,8 @@ from alpage.cube.store import MAIN, CubeStore
 from alpage.errors import CubeBusy, CubeError, LimitReached, StudyError
 from alpage.simulate.valley import Valley, add_late_scene
 from alpage.study import Study
+
+pytestmark = pytest.mark.slow
 
 PATIENCE_S = 240
 # Told outright: the archive's majority decides otherwise, and some tests change the archive.
@@ -121,7 +124,14 @@ def side_by_side(start: Start, study: Study, *parts: str) -> list[str]:
     return [worker.end() for worker in workers]
 
 
-@pytest.mark.parametrize("product", ["snow", "vegetation", "lakes"])
+def kept_headers(study: Study) -> list[tuple[str, str]]:
+    """Scene and band of every header that is kept beside a study's cube."""
+    (path,) = Path(f"{study.locate(study.cube)}.scenes").glob("*.headers")
+    rows = pq.read_table(path, columns=["scene", "band"]).to_pylist()
+    return sorted((row["scene"], row["band"]) for row in rows)
+
+
+@pytest.mark.parametrize("product", ["snow", "vegetation"])
 def test_parts_and_a_joining_run_make_the_cube_of_one_run(
     product: str,
     study_of: Callable[..., Study],
@@ -143,6 +153,7 @@ def test_parts_and_a_joining_run_make_the_cube_of_one_run(
     # No block was done twice.
     assert sum(int(end.split()[1]) for end in ends) + joined.n_blocks == whole.n_blocks
     assert joined.blocks.get("observe", 0) == 0
+    assert kept_headers(study) == kept_headers(fresh)
     assert CubeStore.open(study.cube).branches() == {MAIN}
     assert len(alpage.history(study.cube)) == 1
     assert alpage.run(study, part="1/2").n_blocks == 0
@@ -205,6 +216,24 @@ def test_parts_bring_a_cube_up_to_date(
         joined.snapshot,
         first.snapshot,
     ]
+
+
+def test_a_scene_that_parts_find_bad_is_left_out_of_the_whole(
+    own_valley: Valley, study_of: Callable[..., Study], start: Start, cells: Any, same_cube: Any
+) -> None:
+    bad = sorted(own_valley.archive.glob("items/*/*/B04.tif"))[3]
+    data = bytearray(bad.read_bytes())
+    # Only who decodes its pixels can see it.
+    middle = len(data) // 2
+    data[middle : middle + 64] = bytes(64)
+    bad.write_bytes(data)
+    study = study_of("monthly_ndvi", of=own_valley, grid=GRID, cluster=CLUSTER)
+    side_by_side(start, study, "1/2", "2/2")
+    joined = alpage.run(study_of("monthly_ndvi", of=own_valley, grid=GRID))
+    fresh = study_of("monthly_ndvi", "fresh", of=own_valley, grid=GRID)
+    whole = alpage.run(fresh)
+    assert list(joined.quarantined) == list(whole.quarantined) == [bad.parents[1].name]
+    same_cube(cells(study.cube), cells(fresh.cube))
 
 
 def test_what_has_tiles_in_common_with_a_part_at_work_is_refused(

@@ -37,16 +37,16 @@ def search(study: Study) -> SearchResult:
 
 
 @task(name="plan")
-def plan(study: Study, found: SearchResult) -> Plan:
+def plan(study: Study, found: SearchResult, part: str | None = None) -> Plan:
     """Draw the bill, and stop where a limit would be passed."""
-    made = verbs.plan(study, found)
+    made = verbs.plan(study, found, part=part)
     create_markdown_artifact(key="bill", markdown=_table(made.bill.to_json()), description="bill")
     return made
 
 
 @task(name="run")
-def run(study: Study, found: SearchResult) -> RunReport:
-    """Bring the cube up to date."""
+def run(study: Study, found: SearchResult, part: str | None = None) -> RunReport:
+    """Bring the cube, or one part of it, up to date."""
     progress = create_progress_artifact(progress=0.0, key="progress", description="km² × dates")
     shown = 0
 
@@ -58,7 +58,7 @@ def run(study: Study, found: SearchResult) -> RunReport:
             shown = percent
             update_progress_artifact(progress, progress=float(percent), description=str(now))
 
-    report = verbs.run(study, found, on_progress=show)
+    report = verbs.run(study, found, part=part, on_progress=show)
     create_table_artifact(_rows(report.to_json()), key="report", description="run report")
     return report
 
@@ -72,11 +72,16 @@ def release(study: Study) -> Release:
 
 
 @flow(name="build", log_prints=False)
-def build(study: Study) -> dict[str, Any]:
-    """Search, plan, run and release one study; returns the run's report and the release."""
+def build(study: Study, part: str | None = None) -> dict[str, Any]:
+    """Search, plan, run and release one study; returns the run's report and the release.
+
+    Runs of parts, such as 2/4, go side by side and release nothing: one without part does the rest.
+    """
     found = search(study)
-    plan(study, found)
-    report = run(study, found)
+    plan(study, found, part)
+    report = run(study, found, part)
+    if part is not None:
+        return {"report": report.to_json(), "release": None}
     published = release(study)
     return {"report": report.to_json(), "release": vars(published)}
 

@@ -40,6 +40,12 @@ err = Console(stderr=True)
 
 StudyFile = Annotated[Path, typer.Argument(help="The study, a YAML file.", metavar="STUDY")]
 Run = Annotated[str, typer.Argument(help="A run's name or id on the Prefect server.")]
+PartOf = Annotated[
+    str | None,
+    typer.Option(
+        help="Only this share of the tiles, such as 2/4; several run side by side.", metavar="N/M"
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
@@ -100,12 +106,12 @@ def search(study: StudyFile, as_json: AsJson = False) -> None:
 
 
 @app.command(epilog="Example: alpage plan study.yaml")
-def plan(study: StudyFile, as_json: AsJson = False) -> None:
+def plan(study: StudyFile, part: PartOf = None, as_json: AsJson = False) -> None:
     """Tell what a run would do and cost, before any pixel is read."""
     chosen = read_study(study)
     from alpage import verbs
 
-    made = verbs.plan(chosen)
+    made = verbs.plan(chosen, part=part)
     bill = made.bill.to_json() | {"quarantined": made.left_out}
     if as_json:
         _print_json(bill)
@@ -123,23 +129,27 @@ def run(
             metavar="prefect://DEPLOYMENT",
         ),
     ] = None,
+    part: PartOf = None,
     as_json: AsJson = False,
 ) -> None:
-    """Bring a study's cube up to date. Interrupted runs are resumed."""
+    """Bring a study's cube up to date. Interrupted runs are resumed.
+
+    Readers see what parts did when a run without --part has done the rest.
+    """
     chosen = read_study(study)
     if on is not None:
         if not on.startswith("prefect://") or on == "prefect://":
             raise StudyError(f"--on: expected prefect:// and a deployment, got {on!r}")
         from alpage import remote
 
-        submitted = remote.submit(chosen, on)
+        submitted = remote.submit(chosen, on, part=part)
         err.print(f"submitted {submitted.name} to {submitted.deployment}", highlight=False)
         _follow(submitted.name, submitted.id, as_json=as_json)
         return
     from alpage import verbs
 
     with _progress_bar(quiet=as_json) as on_progress:
-        report = verbs.run(chosen, on_progress=on_progress)
+        report = verbs.run(chosen, part=part, on_progress=on_progress)
     if as_json:
         _print_json(report.to_json())
         return
@@ -441,8 +451,9 @@ def _print_bill(bill: dict[str, Any]) -> None:
 
 
 def _print_report(report: "RunReport") -> None:
+    whole = report.cube if report.part is None else f"part {report.part} of {report.cube}"
     if report.n_blocks == 0:
-        out.print(f"nothing to do: {report.cube} is up to date", highlight=False)
+        out.print(f"nothing to do: {whole} is up to date", highlight=False, soft_wrap=True)
     else:
         done = ", ".join(f"{step} {n}" for step, n in report.blocks.items())
         out.print(
@@ -451,7 +462,12 @@ def _print_report(report: "RunReport") -> None:
             f"wrote {report.write_seconds:.1f} s; {report.retries} retries",
             highlight=False,
         )
-        out.print(f"cube: {report.cube}, snapshot {report.snapshot}", highlight=False)
+        told = (
+            f"cube: {report.cube}, snapshot {report.snapshot}"
+            if report.part is None
+            else f"{whole} is done; when all are, a run without --part shows readers the cube"
+        )
+        out.print(told, highlight=False, soft_wrap=True)
     _print_quarantine(report.quarantined)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import alpage.errors as errors
+from alpage.cube.part import Part
 from alpage.errors import AlpageError, RemoteFailed, RemoteRefused, StudyError
 from alpage.study import BUILT_IN, Study
 
@@ -71,16 +72,21 @@ class Line:
         return {"at": self.at.isoformat(), "level": self.level, "text": self.text}
 
 
-def submit(study: Study, deployment: str) -> Status:
-    """Give a study to a deployment to run; returns at once, `follow` waits.
+def submit(study: Study, deployment: str, *, part: str | None = None) -> Status:
+    """Give a study, or one part of it, to a deployment to run; returns at once, `follow` waits.
 
     `deployment` is `prefect://build`, `build` or `flow/deployment`. GeoJSON files of the study are
     sent with it. Raises StudyError where it names another file that only this machine has, and
     RemoteRefused where there is no such deployment or nothing would run it.
     """
-    parameters = {"study": portable(study).model_dump(mode="json", exclude_unset=True)}
+    parameters: dict[str, Any] = {
+        "study": portable(study).model_dump(mode="json", exclude_unset=True)
+    }
+    if part is not None:
+        parameters["part"] = str(Part.parse(part))
     with _client() as client:
         found = _find_deployment(client, deployment.removeprefix(SCHEME))
+        _check_takes(found, parameters)
         _check_ready(client, found)
         _check_size(client, parameters)
         made = client.create_flow_run_from_deployment(found.id, parameters=parameters)
@@ -257,6 +263,16 @@ def _find_deployment(client: "SyncPrefectClient", name: str) -> "DeploymentRespo
 
 def _deployment_name(client: "SyncPrefectClient", found: "DeploymentResponse") -> str:
     return f"{client.read_flow(found.flow_id).name}/{found.name}"
+
+
+def _check_takes(found: "DeploymentResponse", parameters: dict[str, Any]) -> None:
+    known = (found.parameter_openapi_schema or {}).get("properties", {})
+    for name in parameters:
+        if name not in known:
+            raise RemoteRefused(
+                f"{name}: expected a deployment that takes one, such as build; {found.name} takes "
+                f"{', '.join(known) or 'nothing'}"
+            )
 
 
 def _check_ready(client: "SyncPrefectClient", found: "DeploymentResponse") -> None:

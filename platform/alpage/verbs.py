@@ -12,16 +12,18 @@ from alpage.clusters import open_cluster
 from alpage.cube.axes import Axis
 from alpage.cube.layout import Layout
 from alpage.cube.ledger import digest, read_costs
+from alpage.cube.lock import held, turn
+from alpage.cube.part import Part
 from alpage.cube.place import is_local, local_path
 from alpage.cube.probe import probe
 from alpage.cube.reader import open_cube
-from alpage.cube.store import MAIN, CubeStore, held, reached
+from alpage.cube.store import MAIN, CubeStore, reached
 from alpage.engine.inspect import SceneSource
 from alpage.engine.plan import Plan, make_plan
 from alpage.engine.report import Progress, RunReport
 from alpage.engine.run import Run, finish
 from alpage.engine.sources import read_sources, write_sources
-from alpage.errors import ArchiveError, CubeError
+from alpage.errors import ArchiveError, CubeBusy, CubeError
 from alpage.grid import Grid
 from alpage.releases.gate import check_cube
 from alpage.releases.publish import Release, publish_release
@@ -46,12 +48,12 @@ def search(study: Study) -> SearchResult:
         raise type(error)(f"archive: {error}") from error
 
 
-def plan(study: Study, found: SearchResult | None = None) -> Plan:
-    """Return what a run of the study would do and cost. Writes nothing.
+def plan(study: Study, found: SearchResult | None = None, *, part: str | None = None) -> Plan:
+    """Return what a run of the study, or of one part of it, would do and cost. Writes nothing.
 
     Raises LimitReached where it would pass a limit of the study.
     """
-    made, _ = _plan(study, found)
+    made, _ = _plan(study, found, None if part is None else Part.parse(part))
     made.bill.check(study.limits)
     return made
 
@@ -60,6 +62,7 @@ def run(
     study: Study,
     found: SearchResult | None = None,
     *,
+    part: str | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_plan: Callable[[Plan], None] = lambda plan: None,
 ) -> RunReport:
@@ -68,34 +71,44 @@ def run(
     Does only what is not recorded as done. An interrupted run is resumed from
     its last commit. Raises AlpageError; the cube that readers see is then as
     it was.
+
+    Parts, such as "2/4", the second of four, run side by side, each on its share of the
+    tiles, up to where all tiles are needed. Readers see nothing of them before a run without
+    `part` has done what is left.
     """
     url = study.locate(study.cube)
-    with held(url), reached(url):
-        made, resumed = _plan(study, found)
+    chosen = None if part is None else Part.parse(part)
+    with held(url, chosen), reached(url):
+        made, resumed = _plan(study, found, chosen)
         made.bill.check(study.limits)
         on_plan(made)
         scenes_digest = made.scenes.digest
-        if resumed is None and _is_done(made, scenes_digest):
+        if _is_done(made, resumed, scenes_digest):
             return RunReport(
                 url,
                 scenes=len(made.scenes) - len(made.quarantined),
                 quarantined=made.left_out,
-                snapshot=made.base,
+                snapshot=made.base if chosen is None else None,
+                part=None if chosen is None else str(chosen),
             )
         probe(url)
-        store = CubeStore.create(url) if made.base is None else CubeStore.open(url)
+        store = _store(url, made, chosen)
         made.base = made.base or store.tip()
         branch = _branch_name(study)
-        if resumed is None:
+        if chosen is not None:
+            store.share(branch, resumed or made.base, chosen)
+        elif resumed is None:
             store.begin(branch, made.base)
         else:
             store.resume(branch, resumed)
         with open_cluster(study.cluster) as client:
             work = Run(made, client, store, branch, settings(), on_progress)
             work.execute()
+        _keep_sources(url, made)
+        if chosen is not None:
+            work.report.part = str(chosen)
+            return work.report
         made.scenes.freeze(scenes_path(url, scenes_digest))
-        sound = [scene for scene in made.scenes.scenes if scene.id not in made.quarantined]
-        write_sources(sources_path(url, scenes_digest), made.sources, sound)
         previous = store.read() if store.about() is not None else None
         finish(
             work,
@@ -217,6 +230,18 @@ def sources_path(cube: str, scenes_digest: str) -> str:
     return scenes_path(cube, scenes_digest).removesuffix(".parquet") + ".headers"
 
 
+def _keep_sources(url: str, made: Plan) -> None:
+    """Keep the headers that a run has read beside those of its parts.
+
+    Where two parts on S3 end at once those of one may be lost: a later plan reads them again.
+    """
+    place = sources_path(url, made.scenes.digest)
+    sound = [scene for scene in made.scenes.scenes if scene.id not in made.quarantined]
+    with turn(url):
+        kept = read_sources(place, sound, made.shared.product.bands)
+        write_sources(place, kept | made.sources, sound)
+
+
 def recorded_scenes(cube: str, about: dict[str, Any]) -> SceneList | None:
     """Return the scenes that a cube was built from."""
     if "scenes" not in about:
@@ -230,7 +255,7 @@ def recorded_scenes(cube: str, about: dict[str, Any]) -> SceneList | None:
         ) from None
 
 
-def _plan(study: Study, found: SearchResult | None) -> tuple[Plan, str | None]:
+def _plan(study: Study, found: SearchResult | None, part: Part | None) -> tuple[Plan, str | None]:
     """The plan, and where the branch of the interrupted run stands that it goes on from, if any."""
     product = study.load_product()
     study.load_parameters(product)
@@ -241,7 +266,7 @@ def _plan(study: Study, found: SearchResult | None) -> tuple[Plan, str | None]:
         raise ArchiveError(f"on_bad_scene is stop, and item {name} is bad: {reason}")
     url = study.locate(study.cube)
     if not CubeStore.exists(url):
-        return make_plan(study, found.scenes, store=None, rejected=rejected), None
+        return make_plan(study, found.scenes, store=None, rejected=rejected, part=part), None
     store = CubeStore.open(url)
     about = store.about()
     recorded = recorded_scenes(url, about) if about is not None else None
@@ -261,13 +286,31 @@ def _plan(study: Study, found: SearchResult | None) -> tuple[Plan, str | None]:
         recorded_scenes=recorded,
         known=known,
         rejected=rejected,
+        part=part,
     )
     return made, resumed
 
 
-def _is_done(made: Plan, scenes_digest: str) -> bool:
+def _store(url: str, made: Plan, part: Part | None) -> CubeStore:
+    """The store of the cube, made where the plan found none."""
+    if made.base is not None:
+        return CubeStore.open(url)
+    if part is None:
+        return CubeStore.create(url)
+    with turn(url):
+        try:
+            return CubeStore.create(url)
+        except CubeBusy:
+            # Another part came first.
+            return CubeStore.open(url)
+
+
+def _is_done(made: Plan, resumed: str | None, scenes_digest: str) -> bool:
+    if made.work.part is not None:
+        return made.bill.n_blocks == 0
     return (
-        made.before is not None
+        resumed is None
+        and made.before is not None
         and made.bill.n_blocks == 0
         and not made.zones_changed
         and dict(made.before.axes) == dict(made.layout.axes)

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import icechunk
 import pytest
 import zarr
 
+from alpage.cube.part import Part
 from alpage.cube.store import MAIN, CubeStore
 from alpage.errors import CubeBusy
 
@@ -18,11 +20,14 @@ def two(tmp_path: Path) -> tuple[CubeStore, CubeStore]:
     return CubeStore.create(url), CubeStore.open(url)
 
 
-def work(store: CubeStore, told: str, **metadata: bool) -> str:
-    """Commit something on the run's branch; gives its snapshot."""
-    session = store.writable(RUN)
-    zarr.open_group(session.store, mode="a").attrs[told] = True
-    return session.commit(told, metadata=metadata)
+def work(store: CubeStore, told: str, branch: str = RUN, **seal: bool) -> str:
+    """Commit something on a run's branch; gives its snapshot."""
+
+    def change(session: icechunk.Session) -> None:
+        zarr.open_group(session.store, mode="a").attrs[told] = True
+
+    store.commit(branch, told, change, seal=seal or None)
+    return store.tip(branch)
 
 
 def test_a_branch_is_begun_at_a_snapshot_whatever_was_left(two: tuple[CubeStore, ...]) -> None:
@@ -90,3 +95,68 @@ def test_a_sealed_branch_that_another_run_took_over_is_not_published(
     assert one.branches() == {MAIN}
     with pytest.raises(CubeBusy, match="finished"):
         one.writable(RUN)
+
+
+def test_parts_share_a_branch_that_the_first_makes(two: tuple[CubeStore, ...]) -> None:
+    base = two[0].tip()
+    for number, store in enumerate(two, 1):
+        store.share(RUN, base, Part(number, 2))
+        work(store, f"part {number}")
+    done = two[0].tip(RUN)
+    for number, store in enumerate(two, 1):
+        work(store, f"more of part {number}")
+    history = [one.message for one in two[0].repository.ancestry(branch=RUN)]
+    assert history[:4] == ["more of part 2", "more of part 1", "part 2", "part 1"]
+    assert two[1].continues(RUN)
+    assert done in {one.id for one in two[0].repository.ancestry(branch=RUN)}
+
+
+def test_what_a_run_left_on_a_former_main_is_not_shared(two: tuple[CubeStore, ...]) -> None:
+    store, other = two
+    former = store.tip()
+    store.begin(RUN, former)
+    work(store, "left behind")
+    other.begin("run-2", former)
+    work(other, "seen", "run-2", published=True)
+    shown = other.publish("run-2", expected=former)
+    late = CubeStore.open(store.url)
+    late.share(RUN, shown, Part(1, 2))
+    assert late.tip(RUN) == shown
+    # Who planned on what was there before would go on with what readers no longer see.
+    with pytest.raises(CubeBusy, match=r"of part 2/2, works on .*; run again"):
+        other.share(RUN, former, Part(2, 2))
+    assert late.tip(RUN) == shown
+
+
+def test_parts_go_on_below_a_seal_that_readers_never_saw(two: tuple[CubeStore, ...]) -> None:
+    whole, first = two
+    base = whole.tip()
+    whole.begin(RUN, base)
+    done = work(whole, "blocks")
+    sealed = work(whole, "sealed", published=True)
+    second = CubeStore.open(whole.url)
+    first.share(RUN, sealed, Part(1, 2))
+    assert first.tip(RUN) == done
+    second.share(RUN, sealed, Part(2, 2))
+    work(first, "of part 1")
+    work(second, "of part 2")
+    with pytest.raises(CubeBusy, match="run again"):
+        whole.publish(RUN, expected=base)
+    assert whole.tip() == base
+
+
+@pytest.mark.parametrize("other", [None, Part(1, 2), Part(2, 3)])
+def test_a_part_is_told_of_who_writes_to_its_tiles(
+    other: Part | None, two: tuple[CubeStore, ...]
+) -> None:
+    one, taker = two
+    one.share(RUN, one.tip(), Part(1, 2))
+    done = work(one, "of part 1")
+    if other is None:
+        taker.resume(RUN, done)
+    else:
+        taker.share(RUN, done, other)
+    work(taker, "taken over")
+    with pytest.raises(CubeBusy, match=r"another run .*, or of part 1/2, works on .*run again"):
+        work(one, "more of part 1")
+    assert work(taker, "more") == one.tip(RUN)

@@ -20,7 +20,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from alpage import remote
 from alpage.cube.reader import open_cube
-from alpage.errors import RemoteRefused
+from alpage.errors import CubeError, RemoteRefused
 from alpage.study import read_study
 from alpage.verbs import run as run_here
 
@@ -186,6 +186,32 @@ def test_a_run_from_a_laptop_is_the_run_here(
 
 def _ring(x0: float, y0: float, x1: float, y1: float) -> list[list[float]]:
     return [[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]
+
+
+def test_parts_from_a_laptop_are_joined_by_a_run_without_part(
+    study: Path, shared: Path, laptop: Laptop, worker: psutil.Process
+) -> None:
+    _write(study.parent, shared, grid={"tile_px": 32})
+    on = ("run", str(study), "--on", "prefect://build")
+    refused = laptop.call(*on, "--part", "3/2")
+    assert (refused.code, "expected one from 1/2 to 2/2" in refused.err) == (2, True)
+    unknown = laptop.call("run", str(study), "--on", "prefect://update", "--part", "1/2")
+    assert unknown.code == 2, unknown.err
+    assert "part: expected a deployment that takes one" in unknown.err
+    parts = [laptop.start(*on, "--part", part, "--json") for part in ("1/2", "2/2")]
+    reports = []
+    for part in parts:
+        out, err = part.communicate(timeout=PATIENCE_S)
+        assert part.returncode == 0, err
+        reports.append(json.loads(out))
+    assert [one["report"]["part"] for one in reports] == ["1/2", "2/2"]
+    assert all(one["report"]["blocks_done"] > 0 and not one["release"] for one in reports)
+    with pytest.raises(CubeError):
+        open_cube(str(study.parent / "cube"))
+    told = laptop.call(*on)
+    assert told.code == 0, told.err
+    assert "release: " in told.out
+    assert open_cube(str(study.parent / "cube")).layers
 
 
 def test_a_failed_run_is_its_sentence(

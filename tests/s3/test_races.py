@@ -1,16 +1,22 @@
 """Two runs on one cube on S3, where nothing is locked: nothing is lost."""
 
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import icechunk
 import pytest
 import yaml
+import zarr
 
 import alpage
+from alpage.cube.part import Part
 from alpage.cube.store import MAIN, CubeStore
+from alpage.engine.report import Progress
+from alpage.errors import CubeBusy
 from alpage.study import Study
 
 PATIENCE_S = 120
@@ -29,11 +35,11 @@ from alpage.errors import CubeBusy
 from alpage.study import make_study
 
 study = make_study(yaml.safe_load(Path(sys.argv[1]).read_text()), folder=Path(sys.argv[2]))
-found = verbs.search(study)
+found, part = verbs.search(study), sys.argv[3] or None
 print("ready", flush=True)
 sys.stdin.readline()
 try:
-    print("done", verbs.run(study, found).snapshot)
+    print("done", verbs.run(study, found, part=part).snapshot)
 except CubeBusy as busy:
     print("busy", busy)
 """
@@ -42,10 +48,11 @@ except CubeBusy as busy:
 class Runner:
     """A run in a process of its own that begins when it is told."""
 
-    def __init__(self, study: Study, path: Path) -> None:
+    def __init__(self, study: Study, path: Path, part: str = "") -> None:
         path.write_text(yaml.safe_dump(study.resolved().model_dump(mode="json")))
         self._process = subprocess.Popen(
-            [sys.executable, "-c", DRIVER, str(path), str(study.folder)],
+            [sys.executable, "-c", DRIVER, str(path), str(study.folder), part],
+            env=os.environ | ({"ALPAGE_COMMIT_BLOCKS": "1"} if part else {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -72,9 +79,12 @@ class Runner:
         self._process.communicate()
 
 
-def race(*studies: Study, folder: Path) -> list[str]:
-    """Run studies at once; gives what each came to."""
-    runners = [Runner(study, folder / f"{n}.yaml") for n, study in enumerate(studies)]
+def race(*studies: Study, folder: Path, parts: Sequence[str] = ("", "")) -> list[str]:
+    """Run studies, or parts of them, at once; gives what each came to."""
+    runners = [
+        Runner(study, folder / f"{n}.yaml", part)
+        for n, (study, part) in enumerate(zip(studies, parts, strict=True))
+    ]
     try:
         for runner in runners:
             runner.wait()
@@ -120,3 +130,102 @@ def test_runs_at_once_lose_nothing(
     alpage.run(fresh)
     same_cube(cube, fresh.cube)
     assert CubeStore.open(cube).branches() == {MAIN}
+
+
+@pytest.mark.parametrize(
+    "begun", [pytest.param(False, id="making-the-cube"), pytest.param(True, id="growing-it")]
+)
+def test_parts_that_begin_at_once_make_one_cube(
+    begun: bool,
+    s3: Any,
+    study_of: Callable[..., Study],
+    same_cube: Callable[[str, str], None],
+    tmp_path: Path,
+) -> None:
+    cube = f"{s3.url}/cube"
+    study = study_of("monthly_ndvi", cube, period=PERIODS["whole"])
+    shown = alpage.run(study_of("monthly_ndvi", cube, period=PERIODS["middle"])) if begun else None
+    parts = ("1/3", "2/3", "3/3")
+    came = race(study, study, study, folder=tmp_path, parts=parts)
+    assert came == ["done None"] * 3
+    assert [one.snapshot for one in CubeStore.open(cube).versions()] == (
+        [shown.snapshot] if shown else []
+    )
+    assert alpage.run(study).n_blocks == 0
+    fresh = study_of("monthly_ndvi", str(tmp_path / "cube"))
+    alpage.run(fresh)
+    same_cube(cube, fresh.cube)
+    assert CubeStore.open(cube).branches() == {MAIN}
+
+
+def test_of_one_part_twice_one_is_told(
+    s3: Any,
+    study_of: Callable[..., Study],
+    same_cube: Callable[[str, str], None],
+    tmp_path: Path,
+) -> None:
+    cube = f"{s3.url}/cube"
+    study = study_of("monthly_ndvi", cube)
+    came = race(study, study, folder=tmp_path, parts=("1/2", "1/2"))
+    assert "done None" in came, came
+    assert all(one == "done None" or "of part 1/2, works on" in one for one in came), came
+    assert alpage.run(study, part="1/2").n_blocks == 0
+    assert alpage.run(study, part="2/2").n_blocks > 0
+    assert alpage.run(study).n_blocks == 0
+    fresh = study_of("monthly_ndvi", str(tmp_path / "cube"))
+    alpage.run(fresh)
+    same_cube(cube, fresh.cube)
+
+
+@pytest.mark.parametrize("other", [None, "1/2", "2/3"])
+def test_a_part_that_another_run_takes_over_is_told(
+    other: str | None,
+    s3: Any,
+    study_of: Callable[..., Study],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ALPAGE_COMMIT_BLOCKS", "1")
+    study = study_of("monthly_ndvi", f"{s3.url}/cube")
+    reports = []
+
+    def take_over(_: Progress) -> None:
+        if not reports:
+            reports.append(alpage.run(study, part=other))
+
+    with pytest.raises(CubeBusy, match=r"another run of this study.* run again"):
+        alpage.run(study, part="1/2", on_progress=take_over)
+    assert reports[0].n_blocks > 0
+    alpage.run(study)
+    assert alpage.run(study).n_blocks == 0
+
+
+def test_parts_that_write_to_one_chunk_lose_nothing(s3: Any) -> None:
+    url, branch = f"{s3.url}/cube", "run-1"
+    first, second = CubeStore.create(url), CubeStore.open(url)
+    base = first.tip()
+    for number, store in enumerate((first, second), 1):
+        store.share(branch, base, Part(number, 2))
+    first.commit(branch, "layout", _make)
+    tries = []
+
+    def change(session: icechunk.Session) -> None:
+        _set(session, slice(0, 4))
+        tries.append(session.snapshot_id)
+        if len(tries) == 1:
+            second.commit(branch, "second", lambda beside: _set(beside, slice(4, 8)))
+
+    first.commit(branch, "first", change)
+    assert len(tries) == 2
+    assert first.read(branch=branch)["rows"][:].tolist() == [1] * 8
+    history = [one.message for one in first.repository.ancestry(branch=branch)]
+    assert history[:3] == ["first", "second", "layout"]
+
+
+def _make(session: icechunk.Session) -> None:
+    zarr.create_group(session.store).create_array(
+        "rows", shape=(8,), chunks=(8,), dtype="int8", fill_value=0
+    )
+
+
+def _set(session: icechunk.Session, rows: slice) -> None:
+    zarr.open_group(session.store, mode="r+")["rows"][rows] = 1

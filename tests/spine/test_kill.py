@@ -17,7 +17,8 @@ import pytest
 import yaml
 
 import alpage
-from alpage.cube.store import MAIN, CubeStore, held
+from alpage.cube.lock import held
+from alpage.cube.store import MAIN, CubeStore
 from alpage.errors import CubeError
 from alpage.study import Study
 

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import icechunk
 import pytest
 import zarr
 
@@ -51,7 +52,7 @@ class Paused:
 @pytest.fixture
 def unlocked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cubes without the lock of local folders, as on an object store."""
-    monkeypatch.setattr("alpage.verbs.held", lambda url: contextlib.nullcontext())
+    monkeypatch.setattr("alpage.verbs.held", lambda *_: contextlib.nullcontext())
 
 
 def test_a_second_run_on_a_local_cube_is_told_to_wait(
@@ -79,9 +80,11 @@ def test_main_is_never_overwritten(study_of: Callable[..., Study]) -> None:
     base = store.tip()
     for name in ("one", "other"):
         store.start_branch(name, base)
-        session = store.writable(name)
-        zarr.open_group(session.store, mode="r+").attrs["by"] = name
-        session.commit(name)
+
+        def sign(session: icechunk.Session, name: str = name) -> None:
+            zarr.open_group(session.store, mode="r+").attrs["by"] = name
+
+        store.commit(name, name, sign)
     shown = store.publish("one", expected=base)
     with pytest.raises(CubeBusy, match="published by another run meanwhile; run again"):
         store.publish("other", expected=base)

@@ -1,25 +1,27 @@
 """The versioned store of a cube: an Icechunk repository, its branches and its history.
 
 Readers see the branch `main`. A run writes to a branch of its own, which
-becomes `main` in one step when its gate has passed.
+becomes `main` in one step when its gate has passed. Parts of one run share its branch.
 """
 
 import contextlib
 import datetime as dt
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import icechunk
 import zarr
-from filelock import FileLock, Timeout
 
+from alpage.cube.lock import turn
+from alpage.cube.part import Part
 from alpage.cube.place import is_local, local_path, repository_config, storage_of
 from alpage.errors import CubeBusy, CubeError, StorageError
 from alpage.objectstore import reason, touch
 
 MAIN = "main"
-# Icechunk warns of local folders on stderr at every open; the lock below is the answer to it.
+# Icechunk warns of local folders on stderr at every open; `alpage.cube.lock` is the answer to it.
 icechunk.set_logs_filter("error")
 
 
@@ -39,10 +41,11 @@ class CubeStore:
     def __init__(self, url: str, repository: icechunk.Repository) -> None:
         self.url = url
         self.repository = repository
-        self._planned: dict[str, str] = {}
-        """Where a run's branch stood when its work was planned, until it first writes there."""
-        self._written: dict[str, str] = {}
-        """Where a branch stood when a session to write was last given."""
+        self._part: Part | None = None
+        self._run = uuid.uuid4().hex
+        """Who commits: told with each commit."""
+        self._known: dict[str, str] = {}
+        """A state of a branch that its run goes on from: only the run has written to it since."""
 
     @classmethod
     def exists(cls, url: str) -> bool:
@@ -134,8 +137,8 @@ class CubeStore:
     def writable(self, branch: str) -> icechunk.Session:
         """Return a session that writes on top of a branch.
 
-        Raises CubeBusy where another run of the study has finished the branch or begun it anew:
-        what was planned and done on the one that was there does not fit any more.
+        Raises CubeBusy where another run of the study has finished the branch, begun it anew or
+        written to it: what was planned and done on the one that was there does not fit any more.
         """
         try:
             session = self.repository.writable_session(branch)
@@ -145,18 +148,58 @@ class CubeStore:
             raise CubeBusy(
                 f"cube: another run of this study finished {self.url} meanwhile; run again"
             ) from error
-        planned, written = self._planned.pop(branch, None), self._written.get(branch)
-        if planned not in (None, session.snapshot_id) or not self._descends(session, written):
-            raise self._overtaken()
-        self._written[branch] = session.snapshot_id
+        self._check_ours(branch, session.snapshot_id)
+        self._known[branch] = session.snapshot_id
         return session
 
-    def _descends(self, session: icechunk.Session, snapshot: str | None) -> bool:
-        found = self.repository.ancestry(snapshot_id=session.snapshot_id)
-        return snapshot is None or any(one.id == snapshot for one in found)
+    def commit(
+        self,
+        branch: str,
+        message: str,
+        change: Callable[[icechunk.Session], None],
+        *,
+        seal: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Commit a change on top of a branch, nothing where it changes nothing.
+
+        It is made anew where another part of the run has written to the same chunk meanwhile. A
+        seal is what history will tell of a state that readers may see.
+        """
+        told = {**(seal or {}), "run": self._run}
+        solver: icechunk.ConflictSolver | None = None
+        with contextlib.ExitStack() as stack:
+            if self._part is not None:
+                told["part"] = str(self._part)
+                solver = icechunk.ConflictDetector()
+                stack.enter_context(turn(self.url))
+            while True:
+                session = self.writable(branch)
+                change(session)
+                if seal is None and not session.has_uncommitted_changes:
+                    return
+                try:
+                    session.commit(message, told, rebase_with=solver, allow_empty=seal is not None)
+                except icechunk.RebaseFailedError:
+                    continue
+                return
+
+    def _check_ours(self, branch: str, snapshot: str) -> None:
+        """Raises CubeBusy where others than this run, or the parts beside it, have written."""
+        known = self._known.get(branch, snapshot)
+        for one in self.repository.ancestry(snapshot_id=snapshot):
+            if one.id == known:
+                return
+            told, part = one.metadata or {}, self._part
+            if told.get("run") != self._run and not (part and part.is_beside(told.get("part"))):
+                break
+        raise self._overtaken()
+
+    def _descends(self, snapshot: str, earlier: str) -> bool:
+        return any(one.id == earlier for one in self.repository.ancestry(snapshot_id=snapshot))
 
     def _overtaken(self) -> CubeBusy:
-        return CubeBusy(f"cube: another run of this study works on {self.url}; run again later")
+        who = "this study" if self._part is None else f"this study, or of part {self._part},"
+        return CubeBusy(f"cube: another run of {who} works on {self.url}; run again later")
 
     def begin(self, branch: str, snapshot: str) -> None:
         """Make a run's branch at a snapshot, in place of what an earlier run left by its name.
@@ -171,7 +214,7 @@ class CubeStore:
                 self.start_branch(branch, snapshot)
         except (icechunk.AlreadyExistsError, icechunk.RefNotFoundError) as error:
             raise self._overtaken() from error
-        self._planned[branch] = snapshot
+        self._known[branch] = snapshot
 
     def resume(self, branch: str, tip: str) -> None:
         """Go on with a branch from the tip that was planned on.
@@ -181,9 +224,41 @@ class CubeStore:
         try:
             if self.tip(branch) != tip:
                 raise self._overtaken()
-            self._planned[branch] = self.unseal(branch)
+            self._known[branch] = self.unseal(branch)
         except (icechunk.ConflictError, icechunk.RefNotFoundError) as error:
             raise self._overtaken() from error
+
+    def share(self, branch: str, snapshot: str, part: Part) -> None:
+        """Work as one part of a run on its branch, which is made where no part has made it yet.
+
+        `snapshot` is what was planned on. Raises CubeBusy where readers see another since.
+        """
+        self._part = part
+        with turn(self.url):
+            snapshot = self._before_seal(snapshot)
+            if not self._descends(snapshot, self.tip()):
+                raise self._overtaken()
+            while True:
+                try:
+                    self._bring(branch, snapshot)
+                except (
+                    icechunk.AlreadyExistsError,
+                    icechunk.ConflictError,
+                    icechunk.RefNotFoundError,
+                ):
+                    # Another part did the same meanwhile.
+                    continue
+                break
+        self._known[branch] = snapshot
+
+    def _bring(self, branch: str, snapshot: str) -> None:
+        """Make a branch, unless it is there and goes on from a snapshot."""
+        if branch not in self.branches():
+            self.start_branch(branch, snapshot)
+            return
+        tip = self.unseal(branch)
+        if not self._descends(tip, snapshot):
+            self.repository.reset_branch(branch, snapshot, from_snapshot_id=tip)
 
     def start_branch(self, name: str, snapshot: str) -> None:
         """Make a branch at a snapshot."""
@@ -196,8 +271,9 @@ class CubeStore:
         run has taken the branch over.
         """
         tip = self.tip(branch)
-        if tip == self._written.get(branch):
+        if tip == self._known.get(branch):
             raise self._overtaken()
+        self._check_ours(branch, tip)
         try:
             self.repository.reset_branch(MAIN, tip, from_snapshot_id=expected)
         except icechunk.ConflictError as error:
@@ -222,11 +298,17 @@ class CubeStore:
 
         History tells of what readers have seen, and the run that goes on seals again.
         """
-        tip = next(iter(self.repository.ancestry(branch=branch)))
-        if not (tip.metadata or {}).get("published") or tip.parent_id is None:
-            return str(tip.id)
-        self.repository.reset_branch(branch, tip.parent_id, from_snapshot_id=tip.id)
-        return str(tip.parent_id)
+        tip = self.tip(branch)
+        before = self._before_seal(tip)
+        if before != tip:
+            self.repository.reset_branch(branch, before, from_snapshot_id=tip)
+        return before
+
+    def _before_seal(self, snapshot: str) -> str:
+        """The state that was sealed, where readers do not see the sealed one."""
+        one = next(iter(self.repository.ancestry(snapshot_id=snapshot)))
+        is_sealed = (one.metadata or {}).get("published") and snapshot != self.tip()
+        return str(one.parent_id) if is_sealed and one.parent_id else snapshot
 
     def drop_branch(self, name: str) -> None:
         """Delete a branch; its data are left to garbage collection."""
@@ -240,32 +322,6 @@ class CubeStore:
                     yield Version(
                         snapshot.id, snapshot.written_at, snapshot.message, dict(snapshot.metadata)
                     )
-
-
-@contextlib.contextmanager
-def held(url: str) -> Iterator[None]:
-    """Hold a local cube's lock; raises CubeBusy where another process has it."""
-    if not is_local(url):
-        yield
-        return
-    path = local_path(url)
-    lock = FileLock(path.parent / f".{path.name}.lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise CubeBusy(
-            f"cube: another run on this machine holds {url}; wait for it or stop it"
-        ) from None
-    except OSError as error:
-        raise StorageError(
-            f"cube: expected to write to {path.parent}, got {error.strerror}; "
-            "name a folder of yours with room in it"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from alpage.archive.scenes import SceneList
 from alpage.cube.axes import Axis, axes_for
 from alpage.cube.layout import Layout, zone_steps
 from alpage.cube.ledger import BlockId, Ledger, digest
+from alpage.cube.part import Part
 from alpage.cube.shards import check_encoding
 from alpage.cube.store import MAIN, CubeStore
 from alpage.engine.bill import Bill, draw_bill
@@ -92,6 +93,7 @@ def make_plan(
     recorded_scenes: SceneList | None = None,
     known: Mapping[str, SceneSource] | None = None,
     rejected: Mapping[str, str] | None = None,
+    part: Part | None = None,
 ) -> Plan:
     """Return the plan of a study over a scene list.
 
@@ -109,6 +111,8 @@ def make_plan(
         Sources of scenes that need not be looked at again, by scene id.
     rejected
         What the search could not use, with the reason, to be told.
+    part
+        The share of the tiles to do; None for all, and what needs all of them.
 
     Raises StudyError, CubeError, ArchiveError or LimitReached, each before anything is written.
     """
@@ -168,6 +172,7 @@ def make_plan(
         _tiles(study, grid),
         {name: _result(layout, before, found, name, zones_changed) for name in gathers(product)},
         (whole.first_day, whole.last_day),
+        part,
     )
     plan = Plan(
         study=study,
@@ -388,8 +393,7 @@ def _result(
     axis = layout.axes[Calendar.DAY]
     zones = (layout.n_zones,) if stage.by_zone else ()
     result = np.full((len(axis.span), *zones, *layout.table_shapes[name]), np.nan)
-    is_void = stage.by_zone and zones_changed
-    if found is not None and before is not None and not is_void:
+    if found is not None and before is not None and not (stage.by_zone and zones_changed):
         old = found[f"ledger/{name}/result"][:]
         shift = before.axes[Calendar.DAY].span.start - axis.span.start
         result[shift : shift + len(old)] = old

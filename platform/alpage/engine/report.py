@@ -25,7 +25,9 @@ class RunReport:
     quarantined: dict[str, str] = field(default_factory=dict)
     gate: list[dict[str, Any]] = field(default_factory=list)
     snapshot: str | None = None
-    """What readers see now."""
+    """What readers see now; None after a part, which shows them nothing."""
+    part: str | None = None
+    """The share of the tiles that was worked on, such as 2/4; None for all."""
 
     @property
     def n_blocks(self) -> int:

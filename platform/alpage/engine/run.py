@@ -11,6 +11,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -20,11 +21,11 @@ import shapely
 import zarr
 from distributed import Client
 
-from alpage.cube import layout as cube_layout
 from alpage.cube.layout import COSTS
 from alpage.cube.ledger import NOTHING, BlockId
 from alpage.cube.store import CubeStore
 from alpage.engine.flight import Flight, Told
+from alpage.engine.lay_out import lay_out
 from alpage.engine.plan import Plan, inspect_needed
 from alpage.engine.relief import area_on
 from alpage.engine.report import Progress, RunReport
@@ -113,17 +114,7 @@ class Run:
                 self.client.unregister_worker_plugin(self._told.name)
 
     def _prepare(self) -> None:
-        plan = self.plan
-        session = self.store.writable(self.branch)
-        if plan.before is None:
-            cube_layout.create(session, plan.layout, plan.identity)
-        else:
-            if any(plan.layout.axes[c] != axis for c, axis in plan.before.axes.items()):
-                cube_layout.grow(session, plan.before, plan.layout, plan.identity)
-            if plan.zones_changed:
-                cube_layout.replace_zones(session, plan.layout, plan.identity)
-        if session.has_uncommitted_changes:
-            session.commit("Lay out the cube")
+        self.store.commit(self.branch, "Lay out the cube", partial(lay_out, self.plan))
         self._fork = self.store.writable(self.branch).fork()
 
     def _do_step(self, step: str) -> None:
@@ -264,11 +255,13 @@ class Run:
         """
         if not self._batch:
             return
-        session = self.store.writable(self.branch)
-        session.merge(*(done.fork for done in self._batch))
-        root = zarr.open_group(session.store, mode="r+")
-        self.plan.work.ledger.write(root, [done.record for done in self._batch])
-        session.commit(f"{step}: {len(self._batch)} blocks")
+
+        def join(session: icechunk.Session) -> None:
+            session.merge(*(done.fork for done in self._batch))
+            root = zarr.open_group(session.store, mode="r+")
+            self.plan.work.ledger.write(root, [done.record for done in self._batch])
+
+        self.store.commit(self.branch, f"{step}: {len(self._batch)} blocks", join)
         self._batch.clear()
         self._last_commit = time.monotonic()
         self._fork = self.store.writable(self.branch).fork()
@@ -343,24 +336,27 @@ def finish(run: Run, scenes_digest: str, gate: Callable[[zarr.Group], list[dict[
     """
     plan, store = run.plan, run.store
     run.report.gate = gate(store.read(branch=run.branch))
-    session = store.writable(run.branch)
-    root = zarr.open_group(session.store, mode="r+")
     counts = np.zeros(len(plan.layout.axes[Calendar.DAY].span), dtype=np.uint8)
     start = plan.layout.axes[Calendar.DAY].span.start
     for day, number in plan.work.index.day_counts.items():
         counts[day - start] = min(number, 255)
-    root["day/observed"][:] = counts
-    root.attrs["alpage"] = {
-        **root.attrs["alpage"],
-        **plan.identity,
-        "scenes": scenes_digest,
-        "quarantined": plan.left_out,
-    }
+
+    def tell(session: icechunk.Session) -> None:
+        root = zarr.open_group(session.store, mode="r+")
+        root["day/observed"][:] = counts
+        root.attrs["alpage"] = {
+            **root.attrs["alpage"],
+            **plan.identity,
+            "scenes": scenes_digest,
+            "quarantined": plan.left_out,
+        }
+
     run.report.seconds = time.monotonic() - run._began
-    session.commit(
+    store.commit(
+        run.branch,
         f"{plan.identity['product']}: {run.report.n_blocks} blocks",
-        metadata={"published": True, "report": run.report.to_json()},
-        allow_empty=True,
+        tell,
+        seal={"published": True, "report": run.report.to_json()},
     )
     run.report.snapshot = store.publish(run.branch, expected=str(plan.base))
     return run.report.snapshot

@@ -42,6 +42,7 @@ def write_sources(place: str, sources: Mapping[str, SceneSource], scenes: Iterab
     if on_s3(place):
         write_object(place, packed.getvalue())
     else:
+        Path(place).parent.mkdir(parents=True, exist_ok=True)
         with replacing(Path(place)) as scratch:
             scratch.write_bytes(packed.getvalue())
 

@@ -17,6 +17,7 @@ from alpage.archive.scene import Scene
 from alpage.archive.scenes import mosaic_order
 from alpage.cube.layout import LEDGER_CHUNK, Layout
 from alpage.cube.ledger import NOTHING, BlockId, Fingerprint, Ledger, digest
+from alpage.cube.part import Part
 from alpage.engine.segments import segment_span
 from alpage.grid import Tile
 from alpage.product import Derive, Gather, Observe, Stage, Summarise
@@ -104,6 +105,8 @@ class Work:
     """The gathered tables as they stand, one row for each day of the axis."""
     period: tuple[np.datetime64, np.datetime64]
     """First and last day that the cube is asked for, as its functions are told."""
+    part: Part | None = None
+    """The share of the tiles that is worked on, up to where all tiles are needed."""
 
     def __post_init__(self) -> None:
         self._steps: dict[str, Stage] = {}
@@ -117,7 +120,10 @@ class Work:
             if isinstance(stage, Observe | Derive)
             for layer in stage.layers
         }
+        self._alone = _alone(self.layout.product.stages, self._makers)
         self.in_order = sorted(self.tiles, key=_neighbours_first)
+        if self.part is not None:
+            self.in_order = self.part.share(self.in_order)
         tiles = self.in_order
         found = shapely.STRtree(self.zones).query(
             self.layout.grid.outlines(tiles), predicate="intersects"
@@ -130,7 +136,7 @@ class Work:
     @property
     def steps(self) -> tuple[str, ...]:
         """Names of the steps, in order."""
-        return tuple(self._steps)
+        return tuple(step for step in self._steps if self.part is None or step in self._alone)
 
     def stage(self, step: str) -> Stage:
         """Return the stage that a step belongs to."""
@@ -307,6 +313,19 @@ class Work:
                 values = values[:, list(self.zones_of(block.tile))]
             rows[name] = str(digest(np.ascontiguousarray(values).tobytes().hex()))
         return rows
+
+
+def _alone(stages: Iterable[Stage], makers: Mapping[str, str]) -> set[str]:
+    """Names of the stages whose blocks need nothing of other tiles."""
+    found: set[str] = set()
+    for stage in stages:
+        if isinstance(stage, Derive | Summarise):
+            tables = stage.tables if isinstance(stage, Derive) else ()
+            if not tables and {makers[path] for path in stage.reads} <= found:
+                found.add(stage.name)
+        elif isinstance(stage, Observe):
+            found.add(stage.name)
+    return found
 
 
 def _neighbours_first(tile: Tile) -> tuple[int, int, Tile]:

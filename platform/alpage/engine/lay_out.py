@@ -1,0 +1,46 @@
+"""The arrays that a plan needs, in the cube: made, lengthened, or there already."""
+
+from typing import Any
+
+import icechunk
+import zarr
+
+from alpage.cube.layout import Layout, create, grow, replace_zones
+from alpage.engine.plan import IDENTITY_KEYS, Plan
+from alpage.errors import CubeBusy
+
+
+def lay_out(plan: Plan, session: icechunk.Session) -> None:
+    """Write the groups and arrays that the plan's cube lacks into a session.
+
+    Raises CubeBusy where another part of the run has laid out another cube meanwhile.
+    """
+    found, before = _about(session), plan.before
+    wanted = plan.identity | {"axes": _axes(plan.layout)}
+    keys = (*IDENTITY_KEYS, "zones", "axes")
+    if found is not None and all(found.get(key) == wanted[key] for key in keys):
+        return
+    if (found and found["axes"]) != (before and _axes(before)):
+        raise CubeBusy(
+            f"cube: another part of this run laid out {plan.study.cube} meanwhile, from other "
+            "scenes than this one found; run this part again"
+        )
+    if before is None:
+        create(session, plan.layout, plan.identity)
+        return
+    if any(plan.layout.axes[calendar] != axis for calendar, axis in before.axes.items()):
+        grow(session, before, plan.layout, plan.identity)
+    if plan.zones_changed:
+        replace_zones(session, plan.layout, plan.identity)
+
+
+def _about(session: icechunk.Session) -> dict[str, Any] | None:
+    """What the cube says of itself, None where nothing is laid out."""
+    try:
+        return dict(zarr.open_group(session.store, mode="r").attrs["alpage"])
+    except (FileNotFoundError, KeyError):
+        return None
+
+
+def _axes(layout: Layout) -> dict[str, Any]:
+    return {calendar.value: axis.to_json() for calendar, axis in layout.axes.items()}

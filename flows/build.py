@@ -4,8 +4,10 @@ python flows/build.py study.yaml      without a Prefect server
 prefect deploy --all                  with one, see prefect.yaml
 """
 
+import contextlib
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,14 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from alpage import verbs
+from alpage import logs, verbs
 from alpage.archive.search import SearchResult
+from alpage.engine.endpoint import serving
 from alpage.engine.plan import Plan
 from alpage.engine.report import Progress, RunReport
 from alpage.errors import AlpageError
 from alpage.releases.publish import Release
+from alpage.settings import settings
 from alpage.study import Study, read_study
 
 
@@ -74,11 +78,20 @@ def release(study: Study) -> Release:
 @flow(name="build", log_prints=False)
 def build(study: Study) -> dict[str, Any]:
     """Search, plan, run and release one study; returns the run's report and the release."""
-    found = search(study)
-    plan(study, found)
-    report = run(study, found)
-    published = release(study)
+    with watched():
+        found = search(study)
+        plan(study, found)
+        report = run(study, found)
+        published = release(study)
     return {"report": report.to_json(), "release": vars(published)}
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[None]:
+    """Write logs and show metrics as the settings say, from search to release."""
+    logs.configure()
+    with serving(settings().metrics_port):
+        yield
 
 
 def _rows(values: dict[str, Any]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from alpage.cube.place import is_local, local_path
 from alpage.cube.probe import probe
 from alpage.cube.reader import open_cube
 from alpage.cube.store import MAIN, CubeStore, held, reached
+from alpage.engine.endpoint import serving, showing
 from alpage.engine.inspect import SceneSource
 from alpage.engine.plan import Plan, make_plan
 from alpage.engine.report import Progress, RunReport
@@ -70,7 +71,7 @@ def run(
     it was.
     """
     url = study.locate(study.cube)
-    with held(url), reached(url):
+    with serving(settings().metrics_port), held(url), reached(url):
         made, resumed = _plan(study, found)
         made.bill.check(study.limits)
         on_plan(made)
@@ -92,7 +93,8 @@ def run(
             store.resume(branch, resumed)
         with open_cluster(study.cluster) as client:
             work = Run(made, client, store, branch, settings(), on_progress)
-            work.execute()
+            with showing(work):
+                work.execute()
         made.scenes.freeze(scenes_path(url, scenes_digest))
         sound = [scene for scene in made.scenes.scenes if scene.id not in made.quarantined]
         write_sources(sources_path(url, scenes_digest), made.sources, sound)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alpage.engine import storage
-from alpage.engine.hrefs import place_of, safe_name
+from alpage.engine.hrefs import place_of
 from alpage.engine.storage import (
     ReadCounters,
     fetch_head,
@@ -21,6 +21,7 @@ from alpage.engine.storage import (
 )
 from alpage.errors import StorageError, UntrustedHref
 from alpage.objectstore import StorageSettings
+from alpage.redaction import safe_name
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,7 @@ WORKER = (
     Family("alpage_worker_requests_total", "counter", "Requests for imagery.", ("stage", "status")),
     Family("alpage_worker_memory_planned_bytes", "gauge", "Most memory that the plan expects."),
     Family("alpage_worker_memory_limit_bytes", "gauge", "Memory that the worker may have."),
+    Family("alpage_worker_memory_resident_bytes", "gauge", "Memory that the worker has."),
     Family("alpage_worker_memory_peak_bytes", "gauge", "Most memory that the worker ever had."),
 )
 
@@ -161,13 +162,10 @@ def _worker_samples(memory_limit: int | None) -> list[Sample]:
     for run in tuple(tally.running.values()):
         key = run.cube, run.product
         planned[key] = max(planned.get(key, 0), run.planned_bytes)
-    peak = _peak_bytes()
+    memory = _memory_bytes() | ({"limit": memory_limit} if memory_limit else {})
     for key, planned_bytes in planned.items():
-        samples.append(("alpage_worker_memory_planned_bytes", key, planned_bytes))
-        if memory_limit:
-            samples.append(("alpage_worker_memory_limit_bytes", key, memory_limit))
-        if peak is not None:
-            samples.append(("alpage_worker_memory_peak_bytes", key, peak))
+        for name, value in {"planned": planned_bytes, **memory}.items():
+            samples.append((f"alpage_worker_memory_{name}_bytes", key, value))
     return samples
 
 
@@ -183,11 +181,11 @@ def _stage_samples(stage: tally.Stage, found: tally.Tally) -> Iterator[Sample]:
         yield "alpage_worker_requests_total", (*labels, status), number
 
 
-def _peak_bytes() -> int | None:
-    """The most memory that this process ever held, where the system tells it (Linux)."""
+def _memory_bytes() -> dict[str, int]:
+    """What this process holds and the most that it ever held, where the system tells it (Linux)."""
     try:
         status = Path("/proc/self/status").read_text()
     except FileNotFoundError:
-        return None
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    return int(found[1]) * 1024 if found else None
+        return {}
+    found = dict(re.findall(r"(VmRSS|VmHWM):\s+(\d+) kB", status))
+    return {"resident": int(found["VmRSS"]) * 1024, "peak": int(found["VmHWM"]) * 1024}

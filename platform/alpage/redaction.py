@@ -4,7 +4,8 @@ import os
 import re
 from functools import cache
 
-URL = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\"<>]+")
+# What ends a sentence is none of its URL.
+URL = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\"<>]*[^\s'\"<>:,.;)\]]")
 # Keys of AWS hold slashes, which a URL would have to escape.
 USER = re.compile(r"(?<=://)[^\s/@:]+:(?!\d+/)[^\s@]*@")
 # Values shorter than this would be found in words.

@@ -46,6 +46,7 @@ from alpage.errors import (
 )
 from alpage.objectstore import MAX_TRIES, is_passing
 from alpage.product import Derive, Gather, Observe, Summarise
+from alpage.redaction import redact
 from alpage.settings import Settings
 from alpage.timeaxis import Calendar
 
@@ -224,10 +225,10 @@ class Run:
             return True, None
         # A full disk or a store that is gone is no fault of the block.
         stored = isinstance(failure, StorageError | icechunk.IcechunkError)
-        reason = str(failure).strip().split("\n", 1)[0]
+        reason = _in_words(failure)
         error = (StorageError if stored else BlockFailed)(
             f"{task.id} failed {attempts} times, the last time with "
-            f"{type(failure).__name__}: {reason}. What is done is kept: run again to resume"
+            f"{reason}. What is done is kept: run again to resume"
         )
         error.__cause__ = failure
         return False, error
@@ -236,10 +237,9 @@ class Run:
         reasons = self.report.failures.setdefault(task.id.step, {})
         reason = fault_of(failure)
         reasons[reason] = reasons.get(reason, 0) + 1
-        told = str(failure).strip().split("\n", 1)[0]
         then = ", is tried again" if is_tried_again else ""
         with logs.about(block=task.id.place, attempt=task.attempt):
-            logger.warning("%s failed%s: %s: %s", task.id, then, type(failure).__name__, told)
+            logger.warning("%s failed%s: %s", task.id, then, _in_words(failure))
 
     def _task(self, block: BlockId, attempt: int) -> Task:
         work = self.plan.work
@@ -334,6 +334,11 @@ class Run:
         else:
             dates = len(work.observed(block)) or 1
         return float(pixels * work.layout.grid.pixel_area_m2 / 1e6 * dates)
+
+
+def _in_words(failure: BaseException) -> str:
+    """A failure in one line, without credentials that another's message may hold."""
+    return f"{type(failure).__name__}: {redact(str(failure).strip().split('\n', 1)[0])}"
 
 
 def finish(run: Run, scenes_digest: str, gate: Callable[[zarr.Group], list[dict[str, Any]]]) -> str:

@@ -18,6 +18,7 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.runtime import flow_run
 from prefect.settings import (
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
     temporary_settings,
@@ -88,9 +89,9 @@ def build(study: Study) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
-    """Write logs and show metrics as the settings say, from search to release."""
+    """Write logs, with the flow run's id, and show metrics, as the settings say."""
     logs.configure()
-    with serving(settings().metrics_port):
+    with logs.about(run=flow_run.id), serving(settings().metrics_port):
         yield
 
 

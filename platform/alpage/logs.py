@@ -9,6 +9,7 @@ import datetime as dt
 import json
 import logging
 import sys
+import uuid
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
@@ -33,6 +34,11 @@ def about(**fields: Any) -> Iterator[None]:
         yield
     finally:
         _about.reset(token)
+
+
+def run_id() -> str:
+    """Return the id of the run that records are about; a new one where nobody gave it."""
+    return str(_about.get().get("run") or uuid.uuid4())
 
 
 class Redacting(logging.Filter):

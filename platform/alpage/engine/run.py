@@ -8,9 +8,7 @@ the coordinator dies is done again by the next run, from the last commit.
 import contextlib
 import datetime as dt
 import logging
-import os
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -80,8 +78,7 @@ class Run:
         self.budget = Budget(plan.study.limits, settings, self.report, plan.bill.n_blocks)
         self.queue = Queue({step: len(blocks) for step, blocks in plan.blocks.items()})
         self.running = Running(
-            # The run as Prefect knows it, where it does.
-            run=os.environ.get("PREFECT__FLOW_RUN_ID") or str(uuid.uuid4()),
+            run=logs.run_id(),
             cube=plan.study.cube.rstrip("/").rsplit("/", 1)[-1],
             product=plan.shared.product.name,
             planned_bytes=plan.bill.peak_bytes,

@@ -378,7 +378,7 @@ def alerts(made: dict[str, Any]) -> list[dict[str, Any]]:
     return [rule for group in made["groups"] for rule in group["rules"]]
 
 
-FUNCTIONS = {"sum", "max", "min", "count", "rate", "increase", "changes", "time"}
+FUNCTIONS = {"sum", "max", "min", "count", "rate", "increase", "time"}
 WORDS = {"by", "on", "and"}
 
 

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import urllib.request
@@ -308,6 +309,26 @@ def test_a_bad_scene_is_counted_as_a_failed_block_and_as_quarantined(
     assert end.of("alpage_run_scenes") == report.scenes
     assert end.of("alpage_run_blocks_failed_total", stage="observe", reason="scene") >= 1
     assert end.of("alpage_run_blocks_failed_total") == report.failures["observe"]["scene"]
+
+
+def test_blocks_lost_with_their_worker_are_the_schedulers_to_tell(
+    valley: Valley, client: Client, tmp_path: Path
+) -> None:
+    done = 0
+
+    def kill(_progress: Progress) -> None:
+        nonlocal done
+        done += 1
+        if done == 5:
+            os.kill(next(iter(client.run(_pid).values())), signal.SIGKILL)
+
+    port = client.scheduler_info()["services"]["dashboard"]
+    before = scrape(port).by("dask_scheduler_tasks_suspicious_total", "task_prefix_name")
+    report = alpage.run(study_in(tmp_path, valley, client), on_progress=kill)
+    after = scrape(port).by("dask_scheduler_tasks_suspicious_total", "task_prefix_name")
+    assert after["observe"] > before.get("observe", 0)
+    # Dask gives them to another worker; the run sees them done.
+    assert report.failures == {}
 
 
 def test_a_port_that_is_taken_does_not_stop_the_work() -> None:

@@ -57,6 +57,7 @@ REFUSED: dict[str, tuple[dict[str, str], str]] = {
     "an unknown key": ({"image.tga": "1"}, "additional properties 'tga' not allowed"),
     "an unknown setting": ({"settings.cpu_hour": "1"}, "cpu_hour"),
     "alerts about nothing": ({"monitoring.alerts.enabled": "true"}, "set monitoring.enabled"),
+    "scrapers that would be everybody": ({"monitoring.scrapers": "null"}, "'scrapers'"),
     "an unknown threshold": ({"monitoring.alerts.stuckHours": "1"}, "stuckHours"),
     "two servers": ({"prefect.apiUrl": "http://a/api"}, "prefect.server.enabled to false"),
     "no server": ({"prefect.server.enabled": "false"}, "set prefect.apiUrl"),

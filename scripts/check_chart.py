@@ -135,7 +135,16 @@ def _validate(rendered: str) -> list[str]:
             except kubernetes_validate.ValidationError as error:
                 wrong.append(f"{name}: {error.message}")
         wrong += [f"{name}: {told}" for told in _insecure(resource)]
+        wrong += [f"{name}: {told}" for told in _unfilled(resource)]
     return wrong
+
+
+def _unfilled(resource: dict[str, Any]) -> list[str]:
+    """Alerts whose expression still has the name of a threshold instead of its number."""
+    if resource["kind"] != "PrometheusRule":
+        return []
+    rules = [rule for group in resource["spec"]["groups"] for rule in group["rules"]]
+    return [f"{rule['alert']} lacks a number" for rule in rules if "$" in rule["expr"]]
 
 
 def _insecure(resource: dict[str, Any]) -> list[str]:

@@ -4,8 +4,10 @@ python flows/build.py study.yaml      without a Prefect server
 prefect deploy --all                  with one, see prefect.yaml
 """
 
+import contextlib
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,20 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.runtime import flow_run
 from prefect.settings import (
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
     temporary_settings,
 )
 
-from alpage import verbs
+from alpage import logs, verbs
 from alpage.archive.search import SearchResult
+from alpage.engine.endpoint import serving
 from alpage.engine.plan import Plan
 from alpage.engine.report import Progress, RunReport
 from alpage.errors import AlpageError
 from alpage.releases.publish import Release
+from alpage.settings import settings
 from alpage.study import Study, read_study
 
 
@@ -77,13 +82,22 @@ def build(study: Study, part: str | None = None) -> dict[str, Any]:
 
     Runs of parts, such as 2/4, go side by side and release nothing: one without part does the rest.
     """
-    found = search(study)
-    plan(study, found, part)
-    report = run(study, found, part)
-    if part is not None:
-        return {"report": report.to_json(), "release": None}
-    published = release(study)
+    with watched():
+        found = search(study)
+        plan(study, found, part)
+        report = run(study, found, part)
+        if part is not None:
+            return {"report": report.to_json(), "release": None}
+        published = release(study)
     return {"report": report.to_json(), "release": vars(published)}
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[None]:
+    """Write logs, with the flow run's id, and show metrics, as the settings say."""
+    logs.configure()
+    with logs.about(run=flow_run.id), serving(settings().metrics_port):
+        yield
 
 
 def _rows(values: dict[str, Any]) -> list[dict[str, Any]]:

@@ -10,16 +10,17 @@ from typing import Any
 from prefect import flow
 
 from alpage.study import Study
-from build import main, plan, release, run, search
+from build import main, plan, release, run, search, watched
 
 
 @flow(name="update", log_prints=False)
 def update(study: Study) -> dict[str, Any]:
     """Search, plan, run and, where anything changed, release."""
-    found = search(study)
-    plan(study, found)
-    report = run(study, found)
-    published = release(study)
+    with watched():
+        found = search(study)
+        plan(study, found)
+        report = run(study, found)
+        published = release(study)
     return {"report": report.to_json(), "release": vars(published)}
 
 

@@ -37,6 +37,11 @@ SHAPES: dict[str, dict[str, str]] = {
         "image.pullSecrets[0]": "registry",
         "cluster.worker.tolerations[0].key": "spot",
         "cluster.scheduler.nodeSelector.pool": "stable",
+        "monitoring.enabled": "true",
+        "monitoring.podMonitor.enabled": "true",
+        "monitoring.podMonitor.labels.release": "prometheus",
+        "monitoring.alerts.enabled": "true",
+        "monitoring.dashboard.enabled": "true",
     },
     "beside what is there": {
         "prefect.server.enabled": "false",
@@ -45,6 +50,8 @@ SHAPES: dict[str, dict[str, str]] = {
         "storage.secret": "keys",
         "storage.endpoint": "https://s3.example.org",
         "networkPolicy.enabled": "false",
+        "monitoring.enabled": "true",
+        "settings.log_format": "plain",
         "podDisruptionBudget.enabled": "false",
     },
 }
@@ -52,6 +59,9 @@ SHAPES: dict[str, dict[str, str]] = {
 REFUSED: dict[str, tuple[dict[str, str], str]] = {
     "an unknown key": ({"image.tga": "1"}, "additional properties 'tga' not allowed"),
     "an unknown setting": ({"settings.cpu_hour": "1"}, "cpu_hour"),
+    "alerts about nothing": ({"monitoring.alerts.enabled": "true"}, "set monitoring.enabled"),
+    "scrapers that would be everybody": ({"monitoring.scrapers": "null"}, "'scrapers'"),
+    "an unknown threshold": ({"monitoring.alerts.stuckHours": "1"}, "stuckHours"),
     "two servers": ({"prefect.apiUrl": "http://a/api"}, "prefect.server.enabled to false"),
     "no server": ({"prefect.server.enabled": "false"}, "set prefect.apiUrl"),
     "two stores": (
@@ -125,13 +135,24 @@ def _validate(rendered: str) -> list[str]:
     wrong = []
     for resource in filter(None, yaml.safe_load_all(rendered)):
         name = f"{resource['kind']}/{resource['metadata']['name']}"
-        for version in KUBERNETES:
+        # Resources of others' definitions are no business of Kubernetes' own schemas.
+        is_own = resource["apiVersion"].split("/")[0] != "monitoring.coreos.com"
+        for version in KUBERNETES if is_own else ():
             try:
                 kubernetes_validate.validate(resource, version, strict=True)
             except kubernetes_validate.ValidationError as error:
                 wrong.append(f"{name}: {error.message}")
         wrong += [f"{name}: {told}" for told in _insecure(resource)]
+        wrong += [f"{name}: {told}" for told in _unfilled(resource)]
     return wrong
+
+
+def _unfilled(resource: dict[str, Any]) -> list[str]:
+    """Alerts whose expression still has the name of a threshold instead of its number."""
+    if resource["kind"] != "PrometheusRule":
+        return []
+    rules = [rule for group in resource["spec"]["groups"] for rule in group["rules"]]
+    return [f"{rule['alert']} lacks a number" for rule in rules if "$" in rule["expr"]]
 
 
 def _insecure(resource: dict[str, Any]) -> list[str]:

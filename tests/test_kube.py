@@ -1,12 +1,20 @@
 """What is asked of the Dask operator, and what is told when Kubernetes does not do it."""
 
+import os
+import socket
+import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from distributed import Client, LocalCluster
 
 from alpage.clusters import open_cluster
+from alpage.engine.flight import Told
+from alpage.engine.tally import Running
 from alpage.errors import ClusterError, StudyError
 from alpage.kube.resource import make_resource, read_template
 from alpage.kube.trouble import find_troubles, tell
@@ -210,3 +218,33 @@ def test_what_is_for_kubernetes_goes_with_it_only() -> None:
     for name, value in (("image", "a"), ("cores", 2), ("node_selector", {"a": "b"})):
         with pytest.raises(StudyError, match=f"{name} goes with kind: kubernetes"):
             make_study({**study, "cluster": {name: value}})
+
+
+@pytest.mark.slow
+def test_a_worker_started_as_in_a_pod_serves_its_metrics(tmp_path: Path) -> None:
+    """By its HTTP server, at a port that is known: pages of the dashboard or not."""
+    made = make_resource(TEMPLATE, ClusterChoice(kind="kubernetes", memory_gib=1), "e30=")
+    (container,) = made["spec"]["worker"]["spec"]["containers"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    changed = {":8787": f":{port}", "$(DASK_WORKER_NAME)": "w", "/tmp/dask": str(tmp_path)}
+    command = [changed.get(word, word) for word in container["args"]]
+    with (
+        LocalCluster(n_workers=0, processes=True, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+        subprocess.Popen(
+            [sys.executable, "-m", *command],
+            env={**os.environ, "DASK_SCHEDULER_ADDRESS": cluster.scheduler_address},
+            stderr=subprocess.PIPE,
+        ) as worker,
+    ):
+        client.wait_for_workers(1, timeout=60)
+        client.register_plugin(Told(b"", Running("r", "lakes", "snow", 2**20)))
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+            told = answer.read().decode()
+        worker.terminate()
+    labels = '{cube="lakes",product="snow"}'
+    assert f"alpage_worker_memory_planned_bytes{labels} 1.048576e+06" in told
+    assert f"alpage_worker_memory_limit_bytes{labels} 1.073741824e+09" in told
+    assert "dask_worker_threads 1.0" in told

@@ -146,8 +146,9 @@ def run(
         err.print(f"submitted {submitted.name} to {submitted.deployment}", highlight=False)
         _follow(submitted.name, submitted.id, as_json=as_json)
         return
-    from alpage import verbs
+    from alpage import logs, verbs
 
+    logs.configure()
     with _progress_bar(quiet=as_json) as on_progress:
         report = verbs.run(chosen, part=part, on_progress=on_progress)
     if as_json:

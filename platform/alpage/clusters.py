@@ -18,6 +18,7 @@ SAME_VERSIONS = ("alpage", "dask", "distributed", "icechunk", "numpy", "zarr")
 # Icechunk and obstore run threads of their own, which a forked process would not have.
 DASK_SETTINGS = {
     "distributed.worker.multiprocessing-method": "spawn",
+    "distributed.worker.preload": ["alpage.logs"],
     "distributed.scheduler.worker-ttl": "5 minutes",
     "distributed.comm.timeouts.connect": "60s",
     # Tasks hold their arrays themselves; there is nothing that dask could spill.

@@ -34,6 +34,7 @@ PASSING_SIGNS = (
     r"HTTP error|body error|reading a body|streaming error|error sending|dispatch failure|"
     r"connection (?:reset|closed|refused)|timed? ?out"
 )
+STATUS = re.compile(r"status(?: code)?:? (\d{3})", re.IGNORECASE)
 KEY_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 # botocore renews keys ten minutes before they end; clients ask again five minutes before this.
 ASK_AGAIN_AFTER = dt.timedelta(minutes=8)
@@ -298,9 +299,23 @@ def reason(error: BaseException) -> str:
     if re.search(r"kind: Connect|dispatch failure|dns error|tcp connect", text):
         where = settings().endpoint or f"AWS in {settings().region}"
         return f"nothing answers at {where}: check AWS_ENDPOINT_URL and the network"
-    status = re.search(r"status(?: code)?:? (\d{3})", text, re.IGNORECASE)
+    status = STATUS.search(text)
     told = code or (f"status {status[1]}" if status else type(error).__name__)
     return f"the store failed ({told}): check endpoint, region and network"
+
+
+def status_of(error: BaseException) -> str:
+    """Return the HTTP status that a failure tells of: its number, `connection` or `other`.
+
+    >>> status_of(OSError("Server returned non-2xx status code: 503 Service Unavailable"))
+    '503'
+    """
+    text = str(error)
+    if status := STATUS.search(text):
+        return status[1]
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+        return "403" if isinstance(error, PermissionDeniedError) else "401"
+    return "connection" if re.search(PASSING_SIGNS, text, re.IGNORECASE) else "other"
 
 
 def is_passing(error: BaseException) -> bool:
@@ -310,7 +325,7 @@ def is_passing(error: BaseException) -> bool:
     True
     """
     text = str(error)
-    if status := re.search(r"status(?: code)?:? (\d{3})", text, re.IGNORECASE):
+    if status := STATUS.search(text):
         return int(status[1]) in PASSING or int(status[1]) >= 500
     return bool(re.search(PASSING_SIGNS, text, re.IGNORECASE))
 

@@ -2,7 +2,7 @@
 
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -40,6 +40,12 @@ class Settings(BaseSettings):
     )
     cluster_start_seconds: float = Field(
         300.0, gt=0, description="Longest wait for the first worker of a cluster."
+    )
+    metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="Port of a run's metrics for Prometheus; unset: none."
+    )
+    log_format: Literal["plain", "json"] = Field(
+        "plain", description="How logs are written; plain: as whoever starts the program has it."
     )
 
 

@@ -18,6 +18,7 @@ from alpage.cube.place import is_local, local_path
 from alpage.cube.probe import probe
 from alpage.cube.reader import open_cube
 from alpage.cube.store import MAIN, CubeStore, reached
+from alpage.engine.endpoint import serving, showing
 from alpage.engine.inspect import SceneSource
 from alpage.engine.plan import Plan, make_plan
 from alpage.engine.report import Progress, RunReport
@@ -78,7 +79,7 @@ def run(
     """
     url = study.locate(study.cube)
     chosen = None if part is None else Part.parse(part)
-    with held(url, chosen), reached(url):
+    with serving(settings().metrics_port), held(url, chosen), reached(url):
         made, resumed = _plan(study, found, chosen)
         made.bill.check(study.limits)
         on_plan(made)
@@ -103,7 +104,8 @@ def run(
             store.resume(branch, resumed)
         with open_cluster(study.cluster) as client:
             work = Run(made, client, store, branch, settings(), on_progress)
-            work.execute()
+            with showing(work):
+                work.execute()
         _keep_sources(url, made)
         if chosen is not None:
             work.report.part = str(chosen)

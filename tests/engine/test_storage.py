@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alpage.engine import storage
-from alpage.engine.hrefs import place_of, safe_name
+from alpage.engine.hrefs import place_of
 from alpage.engine.storage import (
     ReadCounters,
     fetch_head,
@@ -21,6 +21,7 @@ from alpage.engine.storage import (
 )
 from alpage.errors import StorageError, UntrustedHref
 from alpage.objectstore import StorageSettings
+from alpage.redaction import safe_name
 
 
 @pytest.mark.parametrize(
@@ -203,15 +204,22 @@ def test_head_of_a_short_object(range_server, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("faults", "retries"),
-    [(["503", "500"], 2), (["broken", "429", "broken"], 3), (["short", "broken"], 2)],
+    ("faults", "retries", "failures"),
+    [
+        (["503", "500"], 2, {"503": 1, "500": 1}),
+        (["broken", "429", "broken"], 3, {"connection": 2, "429": 1}),
+        (["short", "broken"], 2, {"short": 1, "connection": 1}),
+    ],
 )
-def test_faults_are_survived(range_server, tmp_path: Path, faults: list[str], retries: int) -> None:
+def test_faults_are_survived(
+    range_server, tmp_path: Path, faults: list[str], retries: int, failures: dict[str, int]
+) -> None:
     (tmp_path / "a.bin").write_bytes(BODY)
     href, counters = f"{range_server.url}/a.bin", ReadCounters()
     range_server.faults = list(faults)
     assert bytes(fetch_ranges(href, [(1000, 5000)], counters)[0]) == BODY[1000:6000]
     assert counters.retries == retries
+    assert counters.failures == failures
     range_server.faults = list(faults)
     assert bytes(fetch_head(href, 5000, counters)[0]) == BODY[:5000]
     assert counters.retries == 2 * retries
@@ -230,9 +238,10 @@ def test_answers_that_stay_short_are_an_error(
 def test_absent_and_forbidden_objects(range_server) -> None:
     with pytest.raises(FileNotFoundError):
         fetch_head(f"{range_server.url}/no.tif", 10, ReadCounters())
-    range_server.faults = ["403"]
+    range_server.faults, counters = ["403"], ReadCounters()
     with pytest.raises(StorageError, match="refused us") as refusal:
-        fetch_ranges(f"{range_server.url}/no.tif", [(0, 10)], ReadCounters())
+        fetch_ranges(f"{range_server.url}/no.tif", [(0, 10)], counters)
+    assert (counters.failures, counters.retries) == ({"403": 1}, 0)
     assert "SECRETKEY" not in str(refusal.value)
     assert refusal.value.__cause__ is None
     with pytest.raises(FileNotFoundError):

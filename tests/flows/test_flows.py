@@ -1,7 +1,10 @@
 """The flows as they are run: as scripts, in processes of their own, with a real Prefect server."""
 
+import contextlib
 import json
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -97,6 +100,45 @@ def test_update_on_a_server_leaves_its_artifacts(
         "run",
         "release",
     }
+
+
+def test_a_flow_is_seen_by_its_metrics_and_its_log_reaches_prefect(
+    study: Path, environment: dict[str, str], server: str
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = {
+        "PREFECT_API_URL": server,
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "alpage",
+        "ALPAGE_LOG_FORMAT": "json",
+        "ALPAGE_METRICS_PORT": str(port),
+    }
+    process = _start("build", study, environment | settings)
+    seen = {}
+
+    def scraped() -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            answer = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
+            found = re.findall(r"^(alpage_run_blocks_\w+)\{.*\} (\S+)$", answer, re.MULTILINE)
+            names = [name.removeprefix("alpage_run_blocks_") for name, _ in found]
+            seen[len(seen)] = names
+        return process.poll() is not None
+
+    _until(scraped, "the flow has ended")
+    _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, err
+    # First nothing, then the run with its queue, then what it had done while it is released.
+    kinds = [("done_total" in names, "remaining" in names) for names in seen.values()]
+    assert list(dict.fromkeys(kinds)) == [(False, False), (True, True), (True, False)]
+    lines = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
+    (begun,) = [line for line in lines if "blocks to do at most" in line["message"]]
+    assert (begun["cube"], begun["product"]) == ("cube", "monthly_ndvi")
+    of_flow = {"logs": {"level": {"ge_": 20}}, "limit": 200, "sort": "TIMESTAMP_DESC"}
+    told = httpx.post(f"{server}/logs/filter", json=of_flow).json()
+    (log,) = [one for one in told if one["message"] == begun["message"]]
+    assert log["name"] == "alpage.engine.run"
+    assert log["flow_run_id"] == begun["run"]
 
 
 def test_a_bad_study_is_a_sentence(study: Path, environment: dict[str, str]) -> None:

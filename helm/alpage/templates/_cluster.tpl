@@ -32,6 +32,7 @@ spec:
     replicas: 1
     spec:
       {{- include "alpage.daskPod" (dict "root" . "role" "worker") | nindent 6 }}
+          ports: [{name: http-dashboard, containerPort: 8787}]
 {{- end -}}
 
 {{- define "alpage.daskPod" -}}

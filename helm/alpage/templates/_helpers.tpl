@@ -131,6 +131,9 @@ http://{{ include "alpage.name" . }}-storage.{{ .Release.Namespace }}.svc:7070
 {{- if lt (int .Values.cluster.idleSeconds) (add (int .Values.cluster.startSeconds) 60 | int) -}}
 {{- fail "cluster.idleSeconds counts while a run waits for its workers: set it to cluster.startSeconds and 60 more at least" -}}
 {{- end -}}
+{{- if and (or .Values.monitoring.podMonitor.enabled .Values.monitoring.alerts.enabled) (not .Values.monitoring.enabled) -}}
+{{- fail "monitoring.podMonitor and monitoring.alerts are about metrics that nobody serves: set monitoring.enabled to true" -}}
+{{- end -}}
 {{- if and .Values.flows.update.schedule (not .Values.flows.update.study) -}}
 {{- fail "flows.update.schedule is set: flows.update.study must say which study is brought up to date" -}}
 {{- end -}}

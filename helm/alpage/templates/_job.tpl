@@ -50,6 +50,12 @@ job_configuration:
                 - {name: ALPAGE_CLUSTER_TEMPLATE, value: /etc/alpage/cluster.yaml}
                 - {name: ALPAGE_CLUSTER_START_SECONDS, value: {{ .Values.cluster.startSeconds | quote }}}
                 - {name: PREFECT_LOGGING_EXTRA_LOGGERS, value: alpage}
+                {{- if .Values.monitoring.enabled }}
+                - {name: ALPAGE_METRICS_PORT, value: {{ .Values.monitoring.port | quote }}}
+                {{- end }}
+              {{- if .Values.monitoring.enabled }}
+              ports: [{name: metrics, containerPort: {{ .Values.monitoring.port }}}]
+              {{- end }}
               securityContext: {{- include "alpage.containerSecurity" . | nindent 16 }}
               resources: {{- toYaml $flows.resources | nindent 16 }}
               volumeMounts:

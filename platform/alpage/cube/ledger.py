@@ -30,6 +30,11 @@ class BlockId:
     block: int
     tile: tuple[int, int]
 
+    @property
+    def place(self) -> str:
+        """Where and when the block is: row, column and number in time."""
+        return f"{self.tile[0]},{self.tile[1]},{self.block}"
+
     def __str__(self) -> str:
         return f"{self.step}, tile {self.tile[0]},{self.tile[1]}, block {self.block}"
 

@@ -1,5 +1,6 @@
 """One block: what a worker does, from imagery or layers to shards, in one task."""
 
+import logging
 import pickle
 
 import icechunk
@@ -7,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 
+from alpage import logs
 from alpage.cube.ledger import NOTHING, Record
+from alpage.engine import tally
 from alpage.engine.clear import clear_block
 from alpage.engine.derive import derive
 from alpage.engine.observe import observe
@@ -16,24 +19,29 @@ from alpage.engine.task import Done, Job, Task
 from alpage.engine.totals import add_up, summarise
 from alpage.product import Derive, Gather, Observe, Stage, Summarise
 
+logger = logging.getLogger(__name__)
+
 
 def run_block(task: Task, fork: icechunk.ForkSession) -> Done:
     """Return a block done: layers and tables written into the fork, which nobody sees yet."""
-    job = Job(task, unpack(task.shared), fork.store, _committed(fork))
-    stage = _stage_of(job.shared, task.id.step)
-    statistics: NDArray[np.int64] | None = None
-    match stage:
-        case _ if task.fingerprint == NOTHING:
-            clear_block(job.layout, stage, task.id, job.root)
-            job.clock.lap("write")
-        case Observe():
-            statistics = observe(stage, job)
-        case Derive():
-            statistics = derive(stage, job)
-        case Summarise() if task.id.step == stage.name:
-            summarise(stage, job)
-        case Gather() | Summarise():
-            add_up(stage, job)
+    told = tally.running[task.shared]
+    with logs.about(
+        run=told.run,
+        cube=told.cube,
+        product=told.product,
+        stage=task.id.step,
+        block=task.id.place,
+        attempt=task.attempt,
+    ):
+        job = Job(task, unpack(task.shared), fork.store, _committed(fork))
+        try:
+            statistics = _do(job)
+        except Exception as error:
+            _count(told, job, error)
+            logger.warning("%s failed: %s", task.id, error, exc_info=True)
+            raise
+        _count(told, job, None)
+        logger.debug("%s is done", task.id)
     cost = {f"{kind}_seconds": seconds for kind, seconds in job.clock.seconds.items()}
     cost |= {
         "bytes_read": float(job.counters.bytes),
@@ -41,7 +49,31 @@ def run_block(task: Task, fork: icechunk.ForkSession) -> Done:
         "requests_again": float(job.counters.retries),
         "attempts": float(task.attempt),
     }
-    return Done(Record(task.id, task.fingerprint, cost, statistics), fork)
+    record = Record(task.id, task.fingerprint, cost, statistics)
+    return Done(record, fork, dict(job.counters.failures))
+
+
+def _do(job: Job) -> NDArray[np.int64] | None:
+    """Do the block, and return the statistics of its layers."""
+    task = job.task
+    stage = _stage_of(job.shared, task.id.step)
+    match stage:
+        case _ if task.fingerprint == NOTHING:
+            clear_block(job.layout, stage, task.id, job.root)
+            job.clock.lap("write")
+        case Observe():
+            return observe(stage, job)
+        case Derive():
+            return derive(stage, job)
+        case Summarise() if task.id.step == stage.name:
+            summarise(stage, job)
+        case Gather() | Summarise():
+            add_up(stage, job)
+    return None
+
+
+def _count(told: tally.Running, job: Job, failure: Exception | None) -> None:
+    tally.count(told, job.task.id.step, job.clock.seconds, job.counters, failure)
 
 
 _KNOWN: dict[str, Store] = {}

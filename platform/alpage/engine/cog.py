@@ -17,10 +17,10 @@ from rasterio.session import DummySession
 from rasterio.windows import Window as GdalWindow
 
 from alpage.engine.header import BadCog, CogHeader, CogLevel
-from alpage.engine.hrefs import safe_name
 from alpage.engine.storage import ReadCounters, announce, fetch_ranges, gdal_path, is_local
 from alpage.engine.tiff import read_header
 from alpage.errors import StorageError
+from alpage.redaction import safe_name
 
 __all__ = [
     "BadCog",

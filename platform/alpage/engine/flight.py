@@ -10,11 +10,15 @@ import uuid
 from collections.abc import Sequence
 
 import icechunk
-from distributed import Client, Future, Worker, WorkerPlugin, as_completed
+from distributed import Client, Future, KilledWorker, Worker, WorkerPlugin, as_completed
+from distributed.client import FutureCancelledError
+from distributed.comm.core import CommClosedError
 
 from alpage.cube.layout import SECONDS
+from alpage.engine import tally
 from alpage.engine.block import run_block
 from alpage.engine.shared import told
+from alpage.engine.tally import Reason, Running, reason_of
 from alpage.engine.task import Done, Task
 from alpage.errors import ClusterError
 
@@ -116,18 +120,30 @@ class Flight:
 class Told(WorkerPlugin):  # type: ignore[misc]
     """A run's constants on their way to the workers, those that join later too."""
 
-    def __init__(self, packed: bytes) -> None:
+    def __init__(self, packed: bytes, running: Running) -> None:
         # One for each run: what ends takes away its own, and runs may share a cluster.
         self.name = f"alpage-{uuid.uuid4().hex}"
         self._packed = packed
+        self._running = running
 
     def setup(self, worker: Worker) -> None:
         """Leave the constants in the worker's process, for the tasks that name them."""
+        from alpage.engine.metrics import register_worker
+
         told[self.name] = self._packed
+        tally.running[self.name] = self._running
+        register_worker(worker.memory_manager.memory_limit)
 
     def teardown(self, worker: Worker) -> None:
         """Take them away when the run is over."""
         told.pop(self.name, None)
+        tally.running.pop(self.name, None)
+
+
+def fault_of(failure: BaseException) -> Reason:
+    """Return where to look for the fault of a block that failed, or was lost with its worker."""
+    lost = isinstance(failure, KilledWorker | CommClosedError | FutureCancelledError)
+    return "worker" if lost else reason_of(failure)
 
 
 def _key(task: Task) -> str:

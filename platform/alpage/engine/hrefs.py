@@ -8,6 +8,7 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from alpage.errors import UntrustedHref
+from alpage.redaction import safe_name
 
 HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?")
 VIRTUAL = re.compile(r"/+vsi", re.IGNORECASE)
@@ -23,17 +24,6 @@ class Place:
     """Bucket, host[:port], or nothing for files."""
     path: str
     """Decoded path below the root, without leading slash; absolute for files."""
-
-
-def safe_name(href: str) -> str:
-    """Return the href without user, password, query or fragment, for messages.
-
-    >>> safe_name("https://me:pw@host/a.tif?sig=secret")
-    'https://host/a.tif'
-    """
-    bare = re.split(r"[?#]", href, maxsplit=1)[0]
-    bare = re.sub(r"^([A-Za-z][\w+.-]*://)[^/]*@", r"\1", bare)
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in bare)[:300]
 
 
 def place_of(href: str, plain_http_hosts: frozenset[str] = frozenset()) -> Place:

@@ -13,7 +13,11 @@ class RunReport:
     seconds: float = 0.0
     blocks: dict[str, int] = field(default_factory=dict)
     """Blocks done, by step."""
+    failures: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Times that a block failed, by step and by where the fault lies: scene, storage, worker or
+    product."""
     retries: int = 0
+    """Blocks that were tried again."""
     read_seconds: float = 0.0
     compute_seconds: float = 0.0
     write_seconds: float = 0.0
@@ -21,6 +25,9 @@ class RunReport:
     requests: float = 0.0
     requests_again: float = 0.0
     """Requests for imagery that failed and were made again."""
+    requests_failed: dict[str, int] = field(default_factory=dict)
+    """Requests for imagery that failed, by status."""
+    cost_eur: float = 0.0
     scenes: int = 0
     quarantined: dict[str, str] = field(default_factory=dict)
     gate: list[dict[str, Any]] = field(default_factory=list)

@@ -7,7 +7,7 @@ the coordinator dies is done again by the next run, from the last commit.
 
 import contextlib
 import datetime as dt
-import math
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,15 +21,19 @@ import shapely
 import zarr
 from distributed import Client
 
+from alpage import logs
 from alpage.cube.layout import COSTS
 from alpage.cube.ledger import NOTHING, BlockId
 from alpage.cube.store import CubeStore
-from alpage.engine.flight import Flight, Told
+from alpage.engine.budget import Budget
+from alpage.engine.flight import Flight, Told, fault_of
 from alpage.engine.lay_out import lay_out
 from alpage.engine.plan import Plan, inspect_needed
+from alpage.engine.queue import Queue
 from alpage.engine.relief import area_on
 from alpage.engine.report import Progress, RunReport
 from alpage.engine.shared import pack
+from alpage.engine.tally import Running
 from alpage.engine.task import Done, Task
 from alpage.errors import (
     AlpageError,
@@ -41,10 +45,11 @@ from alpage.errors import (
 )
 from alpage.objectstore import MAX_TRIES, is_passing
 from alpage.product import Derive, Gather, Observe, Summarise
+from alpage.redaction import redact
 from alpage.settings import Settings
 from alpage.timeaxis import Calendar
 
-GIB = 2**30
+logger = logging.getLogger(__name__)
 
 
 class _Replan(Exception):  # noqa: N818 - a signal between two functions, not a failure
@@ -71,8 +76,16 @@ class Run:
         self.on_progress = on_progress
         self.report = RunReport(store.url, started=dt.datetime.now(dt.UTC).isoformat())
         self._began = time.monotonic()
+        self.budget = Budget(plan.study.limits, settings, self.report, plan.bill.n_blocks)
+        self.queue = Queue({step: len(blocks) for step, blocks in plan.blocks.items()})
+        self.running = Running(
+            run=logs.run_id(),
+            cube=plan.study.cube.rstrip("/").rsplit("/", 1)[-1],
+            product=plan.shared.product.name,
+            planned_bytes=plan.bill.peak_bytes,
+        )
         area = area_on(plan.study, plan.layout.grid)
-        self._told = Told(pack(plan.study, plan.shared, area))
+        self._told = Told(pack(plan.study, plan.shared, area), self.running)
         self._zones_wkb = [shapely.to_wkb(zone) for zone in plan.work.zones]
         self._fork: icechunk.ForkSession | None = None
         self._batch: list[Done] = []
@@ -88,19 +101,33 @@ class Run:
         Raises LimitReached, BlockFailed, ArchiveError, StorageError or ProductError; what is
         finished by then is committed on the branch.
         """
+        about = {name: getattr(self.running, name) for name in ("run", "cube", "product")}
+        with logs.about(**about):
+            told = self.plan.bill.n_blocks, len(self.plan.scenes), len(self.plan.left_out)
+            logger.info("%d blocks to do at most; %d scenes, %d left out", *told)
+            try:
+                self._do_steps()
+            except AlpageError as error:
+                logger.error("the run has ended: %s", error)
+                raise
+            finally:
+                self.report.cost_eur = self.budget.cost_eur
+        self.report.quarantined = self.plan.left_out
+        self.report.scenes = len(self.plan.scenes) - len(self.plan.quarantined)
+        self.report.seconds = time.monotonic() - self._began
+        return self.report
+
+    def _do_steps(self) -> None:
         self._prepare()
         with self._workers_told():
             while True:
                 try:
                     for step in self.plan.work.steps:
-                        self._do_step(step)
-                    break
+                        with logs.about(stage=step):
+                            self._do_step(step)
+                    return
                 except _Replan:
                     inspect_needed(self.plan)
-        self.report.quarantined = self.plan.left_out
-        self.report.scenes = len(self.plan.scenes) - len(self.plan.quarantined)
-        self.report.seconds = time.monotonic() - self._began
-        return self.report
 
     @contextlib.contextmanager
     def _workers_told(self) -> Iterator[None]:
@@ -120,13 +147,14 @@ class Run:
     def _do_step(self, step: str) -> None:
         todo = iter(self.plan.work.todo(step))
         flight = Flight(self.client)
+        self.queue.begin(step, flight)
         attempts: Counter[BlockId] = Counter()
         stop: AlpageError | _Replan | None = None
         is_stopping = False
 
         def fill() -> None:
             # A limit that comes near leaves room for less than keeps every thread busy.
-            affordable = max(self._affordable(), flight.threads) - len(flight)
+            affordable = max(self.budget.affordable_blocks(), flight.threads) - len(flight)
             blocks = islice(todo, int(max(min(flight.room, affordable), 0)))
             flight.submit([self._task(block, attempt=1) for block in blocks], self._fork)
 
@@ -137,11 +165,12 @@ class Run:
                 for task, done, failure in flight.landed():
                     if done is not None:
                         self._accept(done)
-                        stop = stop or self._over_budget()
+                        stop = stop or self.budget.passed()
                         continue
                     assert failure is not None
                     attempts[task.id] += 1
                     is_tried_again, reason = self._judge(task, failure, attempts[task.id])
+                    self._book(task, failure, is_tried_again and stop is None)
                     if is_tried_again:
                         again.append(task)
                     stop = stop or reason
@@ -159,9 +188,10 @@ class Run:
             self._commit(step)
         if isinstance(stop, LimitReached):
             # What was under way has landed since.
-            stop = self._over_budget()
+            stop = self.budget.passed()
         if stop is not None:
             raise stop
+        self.queue.end(step)
         if isinstance(self.plan.work.stage(step), Gather):
             self._refresh_result(step)
 
@@ -183,13 +213,21 @@ class Run:
             return True, None
         # A full disk or a store that is gone is no fault of the block.
         stored = isinstance(failure, StorageError | icechunk.IcechunkError)
-        reason = str(failure).strip().split("\n", 1)[0]
+        reason = _in_words(failure)
         error = (StorageError if stored else BlockFailed)(
             f"{task.id} failed {attempts} times, the last time with "
-            f"{type(failure).__name__}: {reason}. What is done is kept: run again to resume"
+            f"{reason}. What is done is kept: run again to resume"
         )
         error.__cause__ = failure
         return False, error
+
+    def _book(self, task: Task, failure: BaseException, is_tried_again: bool) -> None:
+        reasons = self.report.failures.setdefault(task.id.step, {})
+        reason = fault_of(failure)
+        reasons[reason] = reasons.get(reason, 0) + 1
+        then = ", is tried again" if is_tried_again else ""
+        with logs.about(block=task.id.place, attempt=task.attempt):
+            logger.warning("%s failed%s: %s", task.id, then, _in_words(failure))
 
     def _task(self, block: BlockId, attempt: int) -> Task:
         work = self.plan.work
@@ -234,6 +272,9 @@ class Run:
         for name in COSTS:
             if name != "attempts":
                 setattr(report, name, getattr(report, name) + cost[name])
+        for status, number in done.requests_failed.items():
+            report.requests_failed[status] = report.requests_failed.get(status, 0) + number
+        self.queue.landed()
         self._done_units += self._units(done.record.id)
         full = len(self._batch) >= self.settings.commit_blocks
         late = time.monotonic() - self._last_commit > self.settings.commit_seconds
@@ -270,50 +311,6 @@ class Run:
         root = self.store.read(branch=self.branch)
         self.plan.work.results[step] = np.asarray(root[f"ledger/{step}/result"][:])
 
-    def _affordable(self) -> float:
-        """How many more blocks the limits leave room for, if they cost what blocks did so far."""
-        done = self.report.n_blocks
-        if not done:
-            return math.inf
-        shares = [
-            (limit / value - 1) * done if value else math.inf
-            for _, value, limit, _ in self._spent()
-        ]
-        return max(min(shares, default=math.inf), 0.0)
-
-    def _spent(self) -> list[tuple[str, float, float, str]]:
-        """What the run has used of each limit that the study sets: name, value, limit, unit."""
-        limits, report = self.plan.study.limits, self.report
-        core_hours = (report.read_seconds + report.compute_seconds + report.write_seconds) / 3600
-        prices = self.settings
-        money = (
-            report.requests / 1000 * prices.thousand_gets_eur
-            + report.bytes_read / GIB * prices.egress_gib_eur
-            + report.n_blocks / 1000 * prices.thousand_puts_eur
-            + core_hours * prices.cpu_hour_eur
-        )
-        spent = (
-            ("blocks", float(report.n_blocks), limits.blocks, "blocks"),
-            ("read_gib", report.bytes_read / GIB, limits.read_gib, "GiB"),
-            ("cost_eur", money, limits.cost_eur, "EUR"),
-            ("hours", core_hours, limits.hours, "core hours"),
-        )
-        return [
-            (name, value, limit, unit) for name, value, limit, unit in spent if limit is not None
-        ]
-
-    def _over_budget(self) -> LimitReached | None:
-        report = self.report
-        for name, value, limit, unit in self._spent():
-            if value > limit:
-                return LimitReached(
-                    f"limits.{name}: the run has used {value:.6g} {unit}, the limit is {limit:g}; "
-                    f"{report.n_blocks} blocks are done and kept, up to "
-                    f"{self.plan.bill.n_blocks - report.n_blocks} are left. Raise the limit and "
-                    "run again to go on"
-                )
-        return None
-
     def _units(self, block: BlockId) -> float:
         """Square kilometres times dates of a block."""
         work = self.plan.work
@@ -327,6 +324,11 @@ class Run:
         else:
             dates = len(work.observed(block)) or 1
         return float(pixels * work.layout.grid.pixel_area_m2 / 1e6 * dates)
+
+
+def _in_words(failure: BaseException) -> str:
+    """A failure in one line, without credentials that another's message may hold."""
+    return f"{type(failure).__name__}: {redact(str(failure).strip().split('\n', 1)[0])}"
 
 
 def finish(run: Run, scenes_digest: str, gate: Callable[[zarr.Group], list[dict[str, Any]]]) -> str:

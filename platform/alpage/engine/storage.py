@@ -8,8 +8,9 @@ import contextlib
 import os
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -18,7 +19,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import HTTPStore, LocalStore, ObjectStore
 
-from alpage.engine.hrefs import Place, place_of, safe_name
+from alpage.engine.hrefs import Place, place_of
 from alpage.errors import StorageError
 from alpage.objectstore import (
     MAX_TRIES,
@@ -27,7 +28,9 @@ from alpage.objectstore import (
     is_passing,
     reason,
     settings,
+    status_of,
 )
+from alpage.redaction import safe_name
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
@@ -51,6 +54,8 @@ class ReadCounters:
     """Includes the whole of reads that GDAL makes."""
     retries: int = 0
     """Requests that failed and were made again."""
+    failures: Counter[str] = field(default_factory=Counter)
+    """Requests that failed, by status, made again or not."""
 
     def add(self, other: "ReadCounters") -> None:
         """Add another reader's counts to these."""
@@ -59,6 +64,7 @@ class ReadCounters:
         self.fetch_seconds += other.fetch_seconds
         self.decode_seconds += other.decode_seconds
         self.retries += other.retries
+        self.failures += other.failures
 
 
 def forget() -> None:
@@ -208,11 +214,13 @@ def _asked(
         try:
             return ask()
         except FileNotFoundError:
+            counters.failures["404"] += 1
             raise FileNotFoundError(safe_name(href)) from None
         except (_ShortAnswerError, BaseError) as error:
+            is_short = isinstance(error, _ShortAnswerError)
+            counters.failures["short" if is_short else status_of(error)] += 1
             # Not chained: an S3 answer may repeat the key id and what was signed.
-            passing = isinstance(error, _ShortAnswerError) or is_passing(error)
-            if not passing or attempt == MAX_TRIES:
+            if not (is_short or is_passing(error)) or attempt == MAX_TRIES:
                 raise StorageError(f"{safe_name(href)}: {_reason(error)}") from None
         counters.retries += 1
         time.sleep(random.uniform(0.5, 1) * min(0.1 * 2**attempt, 15.0))  # noqa: S311

@@ -1,6 +1,7 @@
 """One block as a task: what a worker is told, and what it answers."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -45,6 +46,8 @@ class Done:
 
     record: Record
     fork: icechunk.ForkSession
+    requests_failed: Mapping[str, int] = field(default_factory=dict)
+    """Requests for imagery that failed before they did not, by status."""
 
 
 class Clock:

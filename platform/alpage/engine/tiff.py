@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from rasterio.session import DummySession
 
 from alpage.engine.header import BadCog, CogHeader, CogLevel, Transform
-from alpage.engine.hrefs import safe_name
 from alpage.engine.storage import ReadCounters, fetch_head, fetch_ranges, gdal_path
+from alpage.redaction import safe_name
 
 HEAD_BYTES = 64 * 1024
 MAX_TAG_BYTES = 64 * 2**20

@@ -20,7 +20,6 @@ from odc.geo.geobox import GeoBox
 
 from alpage.engine.cog import Window, read_window
 from alpage.engine.header import BadCog, CogHeader
-from alpage.engine.hrefs import safe_name
 from alpage.engine.positions import (
     Block,
     Source,
@@ -34,6 +33,7 @@ from alpage.engine.positions import (
 )
 from alpage.engine.sampling import STEPS, Kernel, Positions, reach, sample
 from alpage.engine.storage import ReadCounters
+from alpage.redaction import safe_name
 
 __all__ = [
     "Kernel",

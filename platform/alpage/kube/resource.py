@@ -90,6 +90,8 @@ def _shape_worker(pod: dict[str, Any], worker: dict[str, Any], choice: ClusterCh
     worker["args"] = ["dask", "worker", "--no-nanny", "--nthreads", "1", "--no-dashboard"]
     worker["args"] += ["--name", "$(DASK_WORKER_NAME)", "--local-directory", "/tmp/dask"]  # noqa: S108
     worker["args"] += ["--death-timeout", str(DEATH_TIMEOUT_S)]
+    # No pages, but /metrics.
+    worker["args"] += ["--dashboard-address", ":8787"]
     worker["args"] += ["--memory-limit", str(memory_mib * MIB)]
     memory = f"{memory_mib + SPARE_MIB}Mi"
     worker["resources"] = {

@@ -54,12 +54,15 @@ def test_the_resource_is_the_studys_and_belongs_to_the_flows_pod(in_pod: None) -
     assert (owner["kind"], owner["name"], owner["uid"]) == ("Pod", "flow-1", "u-1")
     assert metadata["labels"] == {"alpage/release": "a", "alpage/flow-run": "r-1"}
     assert spec["scheduler"]["service"]["selector"]["dask.org/cluster-name"] == metadata["name"]
-    assert spec["worker"]["replicas"] == 7
+    # Workers are asked for one by one, as blocks need them.
+    assert spec["worker"]["replicas"] == 0
     assert spec["worker"]["spec"]["nodeSelector"] == {"pool": "spot", "disk": "fast"}
     (worker,) = spec["worker"]["spec"]["containers"]
     (scheduler,) = spec["scheduler"]["spec"]["containers"]
     assert worker["image"] == scheduler["image"] == "alpage:2"
-    assert [one["name"] for one in worker["env"]] == ["A", "DASK_INTERNAL_INHERIT_CONFIG"]
+    told = {one["name"]: one.get("value") for one in worker["env"]}
+    assert list(told) == ["A", "DASK_INTERNAL_INHERIT_CONFIG", "DASK_SCHEDULER_ADDRESS"]
+    assert told["DASK_SCHEDULER_ADDRESS"] == f"tls://{metadata['name']}-scheduler.team.svc:8786"
     # 1.5 GiB for blocks, 128 MiB to spare.
     assert worker["args"][-2:] == ["--memory-limit", str(1536 * 2**20)]
     assert worker["resources"] == {

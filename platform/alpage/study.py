@@ -131,7 +131,13 @@ class ClusterChoice(_Strict):
     """The cluster that belongs to the run: of this machine, of Kubernetes, or at an address."""
 
     kind: Literal["local", "kubernetes", "address"] = "local"
-    workers: int = Field(2, ge=1, le=1024)
+    workers: int = Field(2, ge=1, le=1024, description="Most workers at a time.")
+    min_workers: int | None = Field(
+        None,
+        ge=0,
+        description="For kind kubernetes: workers that are kept while nothing is left for them to "
+        "do, until the run ends; by default none.",
+    )
     memory_gib: float = Field(2.0, gt=0.25, description="Memory of one worker.")
     cores: float | None = Field(
         None, gt=0, description="For kind kubernetes: cores of one worker, by default 1."
@@ -148,9 +154,13 @@ class ClusterChoice(_Strict):
     def _what_goes_together(self) -> "ClusterChoice":
         if (self.kind == "address") != (self.address is not None):
             raise ValueError("address goes with kind: address, and only with it")
-        for name in ("cores", "image", "node_selector"):
+        for name in ("min_workers", "cores", "image", "node_selector"):
             if getattr(self, name) and self.kind != "kubernetes":
                 raise ValueError(f"{name} goes with kind: kubernetes, and only with it")
+        if (self.min_workers or 0) > self.workers:
+            raise ValueError(
+                f"min_workers ({self.min_workers}) must not be more than workers ({self.workers})"
+            )
         return self
 
 

@@ -18,7 +18,7 @@ from alpage.cube.reader import open_cube
 from alpage.cube.store import MAIN, CubeStore, held, reached
 from alpage.engine.inspect import SceneSource
 from alpage.engine.plan import Plan, make_plan
-from alpage.engine.report import Progress, RunReport
+from alpage.engine.report import Pace, Progress, RunReport
 from alpage.engine.run import Run, finish
 from alpage.engine.sources import read_sources, write_sources
 from alpage.errors import ArchiveError, CubeError
@@ -90,8 +90,9 @@ def run(
             store.begin(branch, made.base)
         else:
             store.resume(branch, resumed)
-        with open_cluster(study.cluster) as client:
-            work = Run(made, client, store, branch, settings(), on_progress)
+        pace = Pace(max((len(blocks) for blocks in made.blocks.values()), default=0))
+        with open_cluster(study.cluster, pace) as client:
+            work = Run(made, client, store, branch, settings(), on_progress, pace)
             work.execute()
         made.scenes.freeze(scenes_path(url, scenes_digest))
         sound = [scene for scene in made.scenes.scenes if scene.id not in made.quarantined]

@@ -168,7 +168,7 @@ class Installed:
         clusters = [f"daskcluster/{one['metadata']['name']}" for one in self.items("daskclusters")]
         of_runs = [
             f"{kind}/{one['metadata']['name']}"
-            for kind in ("pods", "services", "deployments", "daskworkergroups")
+            for kind in ("pods", "services", "deployments", "daskworkergroups", "secrets")
             for one in self.items(kind, "dask.org/cluster-name")
         ]
         flows = [f"job/{one['metadata']['name']}" for one in self.items("jobs")]
@@ -227,6 +227,10 @@ def images(kubernetes: None, tmp_path_factory: pytest.TempPathFactory) -> None:
     began = time.monotonic()
     context = tmp_path_factory.mktemp("image")
     run(ROOT / "scripts" / "image_context", context)
+    # As a team adds products of its own to the image.
+    shutil.copy(Path(__file__).parent / "patient.py", context)
+    with (context / "Dockerfile").open("a") as recipe:
+        recipe.write("COPY patient.py /opt/app/\n")
     run(builder, IMAGE, context, timeout=1800)
     storage = tmp_path_factory.mktemp("s3-image")
     try:

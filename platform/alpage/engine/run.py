@@ -9,9 +9,8 @@ import contextlib
 import datetime as dt
 import math
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import Any
 
 import icechunk
@@ -27,7 +26,7 @@ from alpage.cube.store import CubeStore
 from alpage.engine.flight import Flight, Told
 from alpage.engine.plan import Plan, inspect_needed
 from alpage.engine.relief import area_on
-from alpage.engine.report import Progress, RunReport
+from alpage.engine.report import Pace, Progress, RunReport
 from alpage.engine.shared import pack
 from alpage.engine.task import Done, Task
 from alpage.errors import (
@@ -61,6 +60,7 @@ class Run:
         branch: str,
         settings: Settings,
         on_progress: Callable[[Progress], None],
+        pace: Pace,
     ) -> None:
         self.plan = plan
         self.client = client
@@ -68,6 +68,8 @@ class Run:
         self.branch = branch
         self.settings = settings
         self.on_progress = on_progress
+        self.pace = pace
+        self._threads = 0
         self.report = RunReport(store.url, started=dt.datetime.now(dt.UTC).isoformat())
         self._began = time.monotonic()
         area = area_on(plan.study, plan.layout.grid)
@@ -127,7 +129,7 @@ class Run:
         self._fork = self.store.writable(self.branch).fork()
 
     def _do_step(self, step: str) -> None:
-        todo = iter(self.plan.work.todo(step))
+        todo = deque(self.plan.work.todo(step))
         flight = Flight(self.client)
         attempts: Counter[BlockId] = Counter()
         stop: AlpageError | _Replan | None = None
@@ -136,8 +138,10 @@ class Run:
         def fill() -> None:
             # A limit that comes near leaves room for less than keeps every thread busy.
             affordable = max(self._affordable(), flight.threads) - len(flight)
-            blocks = islice(todo, int(max(min(flight.room, affordable), 0)))
+            room = int(max(min(flight.room, affordable, len(todo)), 0))
+            blocks = [todo.popleft() for _ in range(room)]
             flight.submit([self._task(block, attempt=1) for block in blocks], self._fork)
+            self.pace.blocks, self._threads = len(flight) + len(todo), flight.threads
 
         try:
             fill()
@@ -158,6 +162,7 @@ class Run:
                     if not is_stopping:
                         flight.withdraw()
                         is_stopping = True
+                    self.pace.blocks = len(flight)
                     continue
                 self.report.retries += len(again)
                 tasks = [self._task(task.id, attempt=task.attempt + 1) for task in again]
@@ -254,6 +259,9 @@ class Run:
                 self._done_units,
                 max(self._total_units, self._done_units),
                 time.monotonic() - self._began,
+                self.pace.blocks,
+                self._threads,
+                self.pace.waiting,
             )
         )
 

@@ -105,6 +105,7 @@ class Installed:
 
     namespace: str
     name: str = RELEASE
+    image: str = IMAGE
     figures: dict[str, float] = field(default_factory=lambda: FIGURES)
     """Seconds by what took them."""
 
@@ -119,6 +120,35 @@ class Installed:
             command, input=json.dumps(content), capture_output=True, text=True, check=False
         )
         assert told.returncode == 0, told.stderr
+
+    def raw(self, verb: str, path: str, content: dict[str, Any] | None = None) -> str:
+        """Return what the API answers at a path."""
+        command = ["kubectl", verb, f"--raw={path}", *(["-f", "-"] if content else [])]
+        told = subprocess.run(
+            command,
+            input=json.dumps(content),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        return told.stdout + told.stderr
+
+    def secret(self, name: str) -> dict[str, str]:
+        """Return what a secret holds."""
+        data = json.loads(self.kubectl("get", "secret", name, "-o", "json"))["data"]
+        return {key: base64.b64decode(value).decode() for key, value in data.items()}
+
+    def restarts(self, component: str) -> int:
+        """Return how often the containers of a component were started anew."""
+        pods = self.items("pods", f"alpage/component={component}")
+        return sum(
+            one["restartCount"] for pod in pods for one in pod["status"]["containerStatuses"]
+        )
+
+    def forward(self, service: str, port: int) -> contextlib.AbstractContextManager[str]:
+        """Give host and port of this machine that lead to a service of this namespace."""
+        return forwarded(self.namespace, service, port)
 
     def items(self, kind: str, labels: str = "") -> list[dict[str, Any]]:
         """Return the objects of a kind."""
@@ -192,10 +222,7 @@ class Installed:
 
 @contextlib.contextmanager
 def _storage(installed: Installed) -> Iterator[s3fs.S3FileSystem]:
-    secret = json.loads(
-        installed.kubectl("get", "secret", f"{installed.name}-storage", "-o", "json")
-    )
-    keys = {name: base64.b64decode(value).decode() for name, value in secret["data"].items()}
+    keys = installed.secret(f"{installed.name}-storage")
     with forwarded(installed.namespace, f"{installed.name}-storage", 7070) as address:
         files = s3fs.S3FileSystem(
             key=keys["AWS_ACCESS_KEY_ID"],
@@ -363,5 +390,12 @@ def _remove(it: Installed) -> None:
     there = run("kubectl", "get", "namespace", it.namespace, check=False)
     if "NotFound" in there:
         return
+    # While their operator is there: it alone takes its finalizers off them.
+    clusters = ("delete", "daskclusters", "--all", "--timeout=30s")
+    it.kubectl(*clusters, check=False)
     run("helm", "uninstall", it.name, "-n", it.namespace, "--wait", check=False)
+    free = '{"metadata":{"finalizers":null}}'
+    for name in it.kubectl("get", "daskclusters", "-o", "name", check=False).split():
+        if "/" in name:
+            it.kubectl("patch", name, "--type=merge", f"--patch={free}", check=False)
     run("kubectl", "delete", "namespace", it.namespace, "--wait", timeout=GONE_S)

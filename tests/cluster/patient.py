@@ -6,6 +6,8 @@ The blocks of one tile take ten times as long as the others: every step ends wit
 import time
 from typing import Any
 
+import numpy as np
+
 from alpage.product import Band, Derive, Layer, Observation, Observe, Parameters, Product, Segment
 from alpage.timeaxis import Calendar
 
@@ -24,13 +26,17 @@ class Pauses(Parameters):
     long_row: int
     """First row of the pixels of the tile that takes ten times as long, in the whole grid."""
     long_column: int
+    eats_mib: int = 0
+    """Memory that the same tile takes, which no plan knows of."""
 
 
 def observe(seen: Observation) -> dict[str, Any]:
     """Return the red band."""
     told = seen.context.parameters
     is_long = seen.origin_yx == (told.long_row, told.long_column)
+    eaten = np.ones(told.eats_mib * 2**17 if is_long else 0)
     time.sleep(len(seen.days) * told.day_s * (10 if is_long else 1))
+    assert eaten.all()
     return {"red": seen.bands["red"].astype("int16")}
 
 

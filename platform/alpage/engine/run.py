@@ -17,7 +17,7 @@ import icechunk
 import numpy as np
 import shapely
 import zarr
-from distributed import Client
+from distributed import Client, KilledWorker
 
 from alpage.cube import layout as cube_layout
 from alpage.cube.layout import COSTS
@@ -43,6 +43,7 @@ from alpage.settings import Settings
 from alpage.timeaxis import Calendar
 
 GIB = 2**30
+OUT_OF_MEMORY = "Most often they passed their memory limit: raise cluster.memory_gib"
 
 
 class _Replan(Exception):  # noqa: N818 - a signal between two functions, not a failure
@@ -193,11 +194,15 @@ class Run:
             return False, failure
         # A network that breaks asks for more patience than a product that does.
         patience = MAX_TRIES if is_passing(failure) else self.settings.block_retries
-        if attempts <= patience:
+        # Several workers died of it already, each of which took its time to come back.
+        is_deadly = isinstance(failure, KilledWorker)
+        if attempts <= patience and not is_deadly:
             return True, None
         # A full disk or a store that is gone is no fault of the block.
         stored = isinstance(failure, StorageError | icechunk.IcechunkError)
         reason = str(failure).strip().split("\n", 1)[0]
+        if is_deadly:
+            reason = f"the workers that ran it died. {self.pace.waiting or OUT_OF_MEMORY}"
         error = (StorageError if stored else BlockFailed)(
             f"{task.id} failed {attempts} times, the last time with "
             f"{type(failure).__name__}: {reason}. What is done is kept: run again to resume"

@@ -63,8 +63,9 @@ def open_kubernetes(
             "cluster: kind kubernetes is for flows that run in the cluster: submit the study to a "
             f"deployment, or use kind: local here ({error})"
         ) from error
+    security = make_security()
     cluster = _Cluster.create(resource)
-    crew, security = Crew(cluster, choice, pace), make_security()
+    crew = Crew(cluster, choice, pace)
     started = False
     try:
         cluster.keep(make_secret(security, cluster.resource))

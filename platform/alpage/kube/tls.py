@@ -25,7 +25,7 @@ SETTINGS = {
 
 def make_security() -> Security:
     """Return a new certificate, which is in memory only, as Dask takes it."""
-    return Security.temporary(require_encryption=True)
+    return Security.temporary()
 
 
 def make_secret(security: Security, cluster: dict[str, Any]) -> dict[str, Any]:

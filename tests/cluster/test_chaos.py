@@ -1,0 +1,214 @@
+"""What is taken away under a run: an identical cube or a named failure, and nothing left behind."""
+
+import contextlib
+import json
+import os
+import random
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed import Client
+from distributed.security import Security
+
+pytestmark = pytest.mark.cluster
+
+Study = dict[str, Any]
+Make = Callable[..., Study]
+Until = Callable[..., Any]
+# Blocks of a second, so that there is time to take something away.
+PAUSES = {"day_s": 0.03, "year_s": 0.2, "long_row": 48, "long_column": 48}
+AWAY_S = 20
+TWENTY = 20
+
+
+@pytest.fixture
+def patient(study: Make) -> Make:
+    """A study whose blocks take their time."""
+
+    def make(name: str, *, eats_mib: int = 0, **cluster: Any) -> Study:
+        parameters = {**PAUSES, "eats_mib": eats_mib}
+        changed = {"product": "patient:product", "parameters": parameters}
+        return {**study(name, **cluster), **changed}
+
+    return make
+
+
+@pytest.fixture
+def begun(installed: Any, until: Until) -> Callable[[str], str]:
+    """Waits until the first blocks of a run are done; gives the name of its cluster."""
+
+    def wait(run_id: str) -> str:
+        of_run = {"flow_runs": {"id": {"any_": [run_id]}}}
+
+        def progress() -> bool:
+            state = installed.state(run_id)
+            assert state["type"] not in ("FAILED", "CRASHED"), installed.logs(run_id)
+            told = installed.call("POST", "/artifacts/filter", of_run)
+            return any(one["key"] == "progress" and one["data"] > 0 for one in told)
+
+        until(progress, 240, "the first blocks are done")
+        return next(
+            str(one["metadata"]["name"])
+            for one in installed.items("daskclusters")
+            if one["metadata"]["labels"]["alpage/flow-run"] == run_id
+        )
+
+    return wait
+
+
+def _pods(installed: Any, cluster: str, role: str) -> list[str]:
+    labels = f"dask.org/cluster-name={cluster},dask.org/component={role}"
+    pods = installed.items("pods", labels)
+    return [one["metadata"]["name"] for one in pods if one["status"]["phase"] == "Running"]
+
+
+def _force(installed: Any, pod: str) -> None:
+    installed.kubectl("delete", "pod", pod, "--grace-period=0", "--force", check=False)
+
+
+def _evict(installed: Any, pod: str) -> str:
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
+    path = f"/api/v1/namespaces/{installed.namespace}/pods/{pod}/eviction"
+    return str(installed.raw("create", path, eviction))
+
+
+def test_only_who_holds_the_runs_certificate_joins_its_cluster(
+    installed: Any, patient: Make, begun: Callable[[str], str], same: Any, clean: Any
+) -> None:
+    """And an evicted worker's blocks are done by others; flows and schedulers are not evicted."""
+    run_id = installed.submit(patient("secret"))
+    cluster = begun(run_id)
+    secret = installed.secret(f"{cluster}-tls")
+    told = {"tls_ca_file": secret["tls.crt"], "require_encryption": True}
+    own = Security(tls_client_cert=secret["tls.crt"], tls_client_key=secret["tls.key"], **told)
+    stranger = Security.temporary()
+    with installed.forward(f"{cluster}-scheduler", 8786) as address:
+        with Client(f"tls://{address}", timeout="20s", security=own, set_as_default=False) as it:
+            assert it.scheduler_info(n_workers=-1)["workers"]
+        for scheme, security in (("tcp", None), ("tls", stranger)):
+            with pytest.raises(OSError, match=r"Timed out|refused|closed|failed"):
+                Client(
+                    f"{scheme}://{address}", timeout="5s", security=security, set_as_default=False
+                )
+    for pod in (
+        *_pods(installed, cluster, "scheduler"),
+        *(one["metadata"]["name"] for one in installed.items("pods", "alpage/component=flow")),
+    ):
+        assert "disruption budget" in _evict(installed, pod)
+    assert "Success" in _evict(installed, _pods(installed, cluster, "worker")[0])
+    state = installed.ended(run_id)
+    assert state["type"] == "COMPLETED", installed.logs(run_id)
+    clean()
+    names = [one["metadata"]["name"] for one in installed.items("secrets")]
+    assert f"{cluster}-tls" not in names
+
+
+def test_a_scheduler_that_is_deleted_ends_its_run_by_name_and_the_next_goes_on(
+    installed: Any, patient: Make, begun: Callable[[str], str], clean: Any
+) -> None:
+    run_id = installed.submit(patient("headless"))
+    (pod,) = _pods(installed, begun(run_id), "scheduler")
+    began = time.monotonic()
+    _force(installed, pod)
+    state = installed.ended(run_id, 240)
+    assert state["type"] == "FAILED"
+    assert "its scheduler went away" in state["message"], state["message"]
+    installed.figures["scheduler deleted: until the run says so"] = time.monotonic() - began
+    clean()
+    again = installed.submit(patient("headless"))
+    assert installed.ended(again)["type"] == "COMPLETED", installed.logs(again)
+    clean()
+
+
+def test_a_worker_killed_for_memory_is_named(installed: Any, patient: Make, clean: Any) -> None:
+    run_id = installed.submit(patient("hungry", eats_mib=1500, memory_gib=0.5))
+    state = installed.ended(run_id, 300)
+    assert state["type"] == "FAILED"
+    assert "raise cluster.memory_gib" in state["message"], state["message"]
+    flow = installed.call("GET", f"/flow_runs/{run_id}")
+    installed.figures["killed for memory: flow"] = flow["total_run_time"]
+    clean()
+
+
+def _restart(installed: Any, component: str) -> None:
+    """End the first process of a pod's container: Kubernetes starts it anew, its files stay."""
+    (pod,) = (one["metadata"]["name"] for one in installed.items("pods", component))
+    container = component.rpartition("=")[2]
+    # Not every image has a shell; a debugging container sees the same processes.
+    shell = ["--", "python3", "-c", "import os; os.kill(1, 15)"]
+    debug = ["debug", pod, f"--target={container}", "--profile=restricted", "--quiet", "--attach"]
+    installed.kubectl(*debug, f"--image={installed.image}", *shell, check=False)
+
+
+@contextlib.contextmanager
+def _paused_api() -> Iterator[None]:
+    """The API server stopped for a while, where it is a process of this machine."""
+    found = [
+        int(folder.name)
+        for folder in Path("/proc").iterdir()
+        if folder.name.isdigit()
+        and (folder / "cmdline").read_bytes().startswith(b"kube-apiserver\0--etcd-servers")
+    ]
+    if len(found) != 1:
+        pytest.skip("the API server is no process of this machine: it cannot be paused from here")
+    os.kill(found[0], signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(found[0], signal.SIGCONT)
+
+
+@pytest.mark.parametrize("what", ["server", "storage", "api"])
+def test_a_service_that_is_away_for_a_while_is_waited_for(
+    installed: Any, patient: Make, begun: Callable[[str], str], clean: Any, until: Until, what: str
+) -> None:
+    run_id = installed.submit(patient(f"without-{what}"))
+    begun(run_id)
+    if what == "api":
+        with _paused_api():
+            time.sleep(AWAY_S)
+        until(lambda: "ok" in installed.raw("get", "/readyz"), 60, "the API answers")
+    else:
+        _restart(installed, f"alpage/component={what}")
+        restarted = ("rollout", "status", f"deployment/{installed.name}-{what}", "--timeout=120s")
+        until(lambda: installed.restarts(what) > 0, 60, f"{what} is started anew")
+        installed.kubectl(*restarted)
+    state = installed.ended(run_id)
+    assert state["type"] == "COMPLETED", f"{state}\n{installed.logs(run_id)}"
+    clean()
+
+
+def test_twenty_runs_that_end_at_any_moment_leave_nothing(
+    installed: Any, patient: Make, clean: Any
+) -> None:
+    seed = int(os.environ.get("E2E_SEED", str(int(time.time()))))
+    chance = random.Random(seed)
+    began = time.monotonic()
+    waiting = {
+        installed.submit(patient(f"random-{number}", workers=1, cores=0.05)): (
+            time.monotonic() + chance.uniform(0, 90),
+            chance.choice(("cancel", "kill")),
+        )
+        for number in range(TWENTY)
+    }
+    killed = 0
+    while waiting:
+        run_id = min(waiting, key=lambda one: waiting[one][0])
+        moment, how = waiting.pop(run_id)
+        time.sleep(max(moment - time.monotonic(), 0))
+        if how == "kill":
+            for pod in installed.items("pods", f"prefect.io/flow-run-id={run_id}"):
+                _force(installed, pod["metadata"]["name"])
+                killed += 1
+        state = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
+        installed.call("POST", f"/flow_runs/{run_id}/set_state", state)
+    installed.figures[f"twenty runs, seed {seed}, {killed} pods killed: asked and ended"] = (
+        time.monotonic() - began
+    )
+    installed.figures["twenty runs: until nothing is left"] = clean()
+    assert not re.search("alpage-[0-9a-f]{12}", json.dumps(installed.items("secrets")))

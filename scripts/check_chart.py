@@ -34,6 +34,8 @@ SHAPES: dict[str, dict[str, str]] = {
         "image.pullSecrets[0]": "registry",
         "cluster.worker.tolerations[0].key": "spot",
         "cluster.scheduler.nodeSelector.pool": "stable",
+        "cluster.spot.labels.lifecycle": "spot",
+        "cluster.spot.tolerations[0].key": "spot",
     },
     "beside what is there": {
         "prefect.server.enabled": "false",

@@ -148,14 +148,19 @@ class ClusterChoice(_Strict):
     node_selector: dict[str, str] = Field(
         default_factory=dict, description="For kind kubernetes: labels of the workers' nodes."
     )
+    spot: bool | None = Field(
+        None,
+        description="For kind kubernetes: whether workers run on nodes that may go away at any "
+        "moment (true) or never (false); by default on both.",
+    )
     address: str | None = Field(None, description="For kind address: tcp://host:port.")
 
     @model_validator(mode="after")
     def _what_goes_together(self) -> "ClusterChoice":
         if (self.kind == "address") != (self.address is not None):
             raise ValueError("address goes with kind: address, and only with it")
-        for name in ("min_workers", "cores", "image", "node_selector"):
-            if getattr(self, name) and self.kind != "kubernetes":
+        for name in ("min_workers", "cores", "image", "node_selector", "spot"):
+            if getattr(self, name) not in (None, {}) and self.kind != "kubernetes":
                 raise ValueError(f"{name} goes with kind: kubernetes, and only with it")
         if (self.min_workers or 0) > self.workers:
             raise ValueError(

@@ -1,6 +1,7 @@
 """The DaskCluster resource of one run: the operator's template with what the study asks for."""
 
 import copy
+import json
 import math
 import os
 import uuid
@@ -88,6 +89,8 @@ def make_resource(
     # Each worker is a group of its own: the run then says which one goes, not only how many.
     made["spec"]["worker"]["replicas"] = 0
     _shape_worker(made["spec"]["worker"]["spec"], worker, choice)
+    spot = json.loads(metadata.get("annotations", {}).get("alpage/spot", "{}"))
+    _place_worker(made["spec"]["worker"]["spec"], choice, spot)
     return made
 
 
@@ -134,8 +137,30 @@ def _shape_worker(pod: dict[str, Any], worker: dict[str, Any], choice: ClusterCh
         "requests": {"cpu": f"{math.ceil(cores * 1000)}m", "memory": memory},
         "limits": {"cpu": str(math.ceil(cores)), "memory": memory},
     }
-    if choice.node_selector:
-        pod["nodeSelector"] = {**pod.get("nodeSelector", {}), **choice.node_selector}
+
+
+def _place_worker(pod: dict[str, Any], choice: ClusterChoice, spot: dict[str, Any]) -> None:
+    """Choose the nodes of a worker; `spot` is what the installation says of spot nodes."""
+    labels = spot.get("labels") or {}
+    chosen = dict(choice.node_selector)
+    if choice.spot and not labels:
+        raise ClusterError(
+            "cluster.spot: this installation names no spot nodes: set cluster.spot.labels of the "
+            "chart, or leave spot out"
+        )
+    if choice.spot:
+        chosen |= labels
+    if choice.spot is not False:
+        pod["tolerations"] = [*pod.get("tolerations", []), *(spot.get("tolerations") or [])]
+    elif labels:
+        off = [
+            {"key": key, "operator": "NotIn", "values": [label]} for key, label in labels.items()
+        ]
+        terms = {"nodeSelectorTerms": [{"matchExpressions": off}]}
+        required = {"requiredDuringSchedulingIgnoredDuringExecution": terms}
+        pod["affinity"] = {"nodeAffinity": required}
+    if chosen:
+        pod["nodeSelector"] = {**pod.get("nodeSelector", {}), **chosen}
 
 
 def _container(resource: dict[str, Any], role: str) -> dict[str, Any]:

@@ -139,6 +139,10 @@ class Installed:
         data = json.loads(self.kubectl("get", "secret", name, "-o", "json"))["data"]
         return {key: base64.b64decode(value).decode() for key, value in data.items()}
 
+    def change(self, kind: str, name: str, content: dict[str, Any]) -> None:
+        """Change some fields of an object."""
+        self.kubectl("patch", kind, name, "--type=merge", f"--patch={json.dumps(content)}")
+
     def restarts(self, component: str) -> int:
         """Return how often the containers of a component were started anew."""
         pods = self.items("pods", f"alpage/component={component}")
@@ -192,6 +196,15 @@ class Installed:
         """Return what a run said to Prefect."""
         of_run = {"logs": {"flow_run_id": {"any_": [run_id]}}, "limit": 200}
         return "\n".join(line["message"] for line in self.call("POST", "/logs/filter", of_run))
+
+    def report(self, run_id: str) -> dict[str, Any]:
+        """Return what a run did, as its report in Prefect says."""
+        of_run = {
+            "flow_runs": {"id": {"any_": [run_id]}},
+            "artifacts": {"key": {"any_": ["report"]}},
+        }
+        (report,) = self.call("POST", "/artifacts/filter", of_run)
+        return {row["name"]: row["value"] for row in json.loads(report["data"])}
 
     def left_over(self) -> list[str]:
         """Return what runs started and nobody removed yet."""

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.cluster
 
 Study = dict[str, Any]
 Make = Callable[..., Study]
-NAMED_S = 90
+NAMED_S = 60
 
 
 def _workers(installed: Any) -> list[str]:
@@ -85,34 +85,70 @@ def test_a_flow_whose_pod_is_deleted_is_started_anew_and_goes_on(
     clean()
 
 
-@pytest.mark.parametrize(
-    ("cluster", "changes", "words"),
-    [
-        (
-            {"image": "docker.io/library/alpage:none"},
-            {},
-            "alpage:none: the image is not on the node",
-        ),
-        ({"node_selector": {"disk": "none"}}, {}, "no node takes it"),
-        ({"memory_gib": 500}, {}, "no node takes it"),
-        ({}, {"cube": "s3://none/cube"}, "there is no such bucket"),
-    ],
-    ids=["image", "nodes", "memory", "bucket"],
-)
-def test_what_cannot_work_is_named_within_a_minute(
-    installed: Any,
-    study: Make,
-    clean: Any,
-    cluster: dict[str, Any],
-    changes: dict[str, str],
-    words: str,
-) -> None:
-    run_id = installed.submit({**study("wrong", **cluster), **changes})
+# What a study asks for that cannot be, and what is said of it.
+WRONG: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
+    "image": (
+        {"image": "docker.io/library/alpage:none"},
+        {},
+        "alpage:none: the image is not on the node",
+    ),
+    "nodes": ({"node_selector": {"disk": "none"}}, {}, "no node takes it"),
+    "memory": ({"memory_gib": 500}, {}, "no node takes it"),
+    "spot": ({"spot": True}, {}, "this installation names no spot nodes"),
+    "bucket": ({}, {"cube": "s3://none/cube"}, "there is no such bucket"),
+}
+
+
+@pytest.fixture(scope="module")
+def wrong(installed: Any, study: Make) -> dict[str, str]:
+    """Runs of studies that cannot work, all at once."""
+    return {
+        what: installed.submit({**study(f"wrong-{what}", **cluster), **changes})
+        for what, (cluster, changes, _) in WRONG.items()
+    }
+
+
+def _named(installed: Any, run_id: str, words: str) -> None:
+    """Check that a run fails with some words, within a minute from its start."""
     state = installed.ended(run_id, 240)
-    assert state["type"] == "FAILED"
+    assert state["type"] == "FAILED", state
     assert words in state["message"], state["message"]
-    flow = installed.call("GET", f"/flow_runs/{run_id}")
-    assert flow["total_run_time"] < NAMED_S
+    assert installed.call("GET", f"/flow_runs/{run_id}")["total_run_time"] < NAMED_S
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_cannot_work_is_named_within_a_minute(
+    installed: Any, wrong: dict[str, str], what: str
+) -> None:
+    _named(installed, wrong[what], WRONG[what][2])
+
+
+def test_keys_that_the_store_does_not_take_are_named(
+    installed: Any, study: Make, clean: Any
+) -> None:
+    name = f"{installed.name}-storage"
+    right = installed.secret(name)
+    for key, words in (
+        ("AWS_ACCESS_KEY_ID", "does not know the key"),
+        ("AWS_SECRET_ACCESS_KEY", "the secret does not fit the key"),
+    ):
+        installed.change("secret", name, {"stringData": {key: "REVOKED"}})
+        try:
+            run_id = installed.submit(study("locked"))
+            _named(installed, run_id, words)
+        finally:
+            installed.change("secret", name, {"stringData": right})
+    clean()
+
+
+def test_a_flow_that_may_make_no_cluster_says_so(installed: Any, study: Make, clean: Any) -> None:
+    role = f"{installed.name}-flow"
+    (rules,) = (one["rules"] for one in installed.items("role") if one["metadata"]["name"] == role)
+    installed.change("role", role, {"rules": rules[1:]})
+    try:
+        _named(installed, installed.submit(study("forbidden")), "may not create a DaskCluster")
+    finally:
+        installed.change("role", role, {"rules": rules})
     clean()
 
 

@@ -139,6 +139,17 @@ class Installed:
         data = json.loads(self.kubectl("get", "secret", name, "-o", "json"))["data"]
         return {key: base64.b64decode(value).decode() for key, value in data.items()}
 
+    def force(self, pod: str) -> None:
+        """Take a pod away without asking it."""
+        self.kubectl("delete", "pod", pod, "--grace-period=0", "--force", check=False)
+
+    def evict(self, pod: str) -> str:
+        """Ask Kubernetes to evict a pod; returns its answer."""
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
+        return self.raw(
+            "create", f"/api/v1/namespaces/{self.namespace}/pods/{pod}/eviction", eviction
+        )
+
     def change(self, kind: str, name: str, content: dict[str, Any]) -> None:
         """Change some fields of an object."""
         self.kubectl("patch", kind, name, "--type=merge", f"--patch={json.dumps(content)}")
@@ -177,6 +188,11 @@ class Installed:
         parameters = {"parameters": {"study": study}}
         started = self.call("POST", f"/deployments/{found['id']}/create_flow_run", parameters)
         return str(started["id"])
+
+    def cancel(self, run_id: str) -> None:
+        """Cancel a run as the server's page does."""
+        state = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
+        self.call("POST", f"/flow_runs/{run_id}/set_state", state)
 
     def state(self, run_id: str) -> dict[str, Any]:
         """Return the state of a run."""

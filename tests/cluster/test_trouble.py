@@ -29,7 +29,7 @@ def _working(installed: Any, run_id: str, until: Callable[..., Any]) -> None:
     until(begun, 240, "the run has workers")
 
 
-def test_workers_deleted_on_the_way_leave_the_same_cube(
+def test_workers_evicted_and_deleted_on_the_way_leave_the_same_cube(
     installed: Any, study: Make, same: Callable[..., int], clean: Any, until: Any
 ) -> None:
     run_id = installed.submit(study("deleted"))
@@ -37,30 +37,20 @@ def test_workers_deleted_on_the_way_leave_the_same_cube(
     _working(installed, run_id, until)
     while installed.state(run_id)["type"] == "RUNNING" and deleted < 4:
         for name in _workers(installed)[:1]:
-            installed.kubectl("delete", "pod", name, "--grace-period=0", "--force", check=False)
+            if deleted % 2:
+                installed.force(name)
+            else:
+                assert "Success" in installed.evict(name)
             deleted += 1
         time.sleep(4)
     state = installed.ended(run_id)
     assert deleted > 0
     assert state["type"] == "COMPLETED", installed.logs(run_id)
     assert same("deleted") > 0
-    installed.figures[f"run with {deleted} workers deleted: flow"] = installed.call(
+    installed.figures[f"run with {deleted} workers evicted or deleted: flow"] = installed.call(
         "GET", f"/flow_runs/{run_id}"
     )["total_run_time"]
     clean()
-
-
-def test_a_cancelled_run_leaves_nothing(
-    installed: Any, study: Make, clean: Any, until: Any
-) -> None:
-    run_id = installed.submit(study("cancelled"))
-    _working(installed, run_id, until)
-    began = time.monotonic()
-    cancelling = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
-    installed.call("POST", f"/flow_runs/{run_id}/set_state", cancelling)
-    assert installed.ended(run_id, 180)["type"] == "CANCELLED"
-    installed.figures["cancelled: until it has ended"] = time.monotonic() - began
-    installed.figures["cancelled: until nothing is left"] = clean()
 
 
 def test_a_flow_whose_pod_is_deleted_is_started_anew_and_goes_on(
@@ -71,7 +61,7 @@ def test_a_flow_whose_pod_is_deleted_is_started_anew_and_goes_on(
     (before,) = (one["metadata"]["name"] for one in installed.items("daskclusters"))
     (pod,) = (one["metadata"]["name"] for one in installed.items("pods", "alpage/component=flow"))
     began = time.monotonic()
-    installed.kubectl("delete", "pod", pod, "--grace-period=0", "--force")
+    installed.force(pod)
 
     def gone() -> bool:
         return before not in [one["metadata"]["name"] for one in installed.items("daskclusters")]

@@ -111,8 +111,8 @@ class Run:
         try:
             yield
         finally:
-            # A scheduler that is gone has forgotten them.
-            with contextlib.suppress(OSError):
+            # A scheduler that is gone does not answer; one that was started anew knows of none.
+            with contextlib.suppress(OSError, ValueError):
                 self.client.unregister_worker_plugin(self._told.name)
 
     def _prepare(self) -> None:

@@ -7,6 +7,7 @@ a command that takes a tag and a folder with a Dockerfile; by default ../shared/
 
 import base64
 import contextlib
+import functools
 import json
 import os
 import re
@@ -38,7 +39,10 @@ STUDY = {
     "area": {"bbox": [3.0193, 50.8131, 3.0284, 50.8188]},
     "period": "2017-08-01/2018-11-30",
 }
-GROUPS = ("day", "dekad", "year")
+GROUPS = {"vegetation": ("day", "dekad", "year"), "patient": ("day", "year")}
+PATIENT = {"product": "patient:product"}
+# Of the tile that comes last.
+TAIL = {"long_row": 48, "long_column": 48}
 FIGURES: dict[str, float] = {}
 INSTALL_S, RUN_S, GONE_S = 600, 900, 180
 
@@ -117,7 +121,12 @@ class Installed:
         """Create an object in this namespace."""
         command = ["kubectl", "-n", self.namespace, "create", "-f", "-", *arguments]
         told = subprocess.run(
-            command, input=json.dumps(content), capture_output=True, text=True, check=False
+            command,
+            input=json.dumps(content),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
         )
         assert told.returncode == 0, told.stderr
 
@@ -362,26 +371,52 @@ def study(archive: str) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def local(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, xr.Dataset]:
-    """The release of the same study, run on this machine."""
-    collection = shared / "archive" / PATCH / "collection.json"
-    content = {**STUDY, "archive": str(collection), "cube": "cube"}
-    study = make_study(content, folder=tmp_path_factory.mktemp("local"))
-    verbs.run(study)
-    store = verbs.release(study).store
-    return {group: xr.open_zarr(store, group=group, consolidated=False) for group in GROUPS}
+def patient(study: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """A study whose blocks take their time, so that there is some to take something away."""
+
+    def make(
+        name: str, *, slower: float = 1.0, eats_mib: int = 0, **cluster: Any
+    ) -> dict[str, Any]:
+        pauses = {"day_s": 0.03 * slower, "year_s": 0.2, "eats_mib": eats_mib}
+        return {**study(name, **cluster), **PATIENT, "parameters": {**TAIL, **pauses}}
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def same(installed: Installed, local: dict[str, xr.Dataset]) -> Callable[[str], int]:
+def local(
+    shared: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], dict[str, xr.Dataset]]:
+    """Gives the release of the same study, run on this machine, by product."""
+    collection = shared / "archive" / PATCH / "collection.json"
+
+    @functools.cache
+    def run_here(product: str) -> dict[str, xr.Dataset]:
+        content = {**STUDY, "archive": str(collection), "cube": "cube"}
+        folder = tmp_path_factory.mktemp("local")
+        if product != "vegetation":
+            shutil.copy(Path(__file__).parent / "patient.py", folder)
+            content |= {**PATIENT, "parameters": {**TAIL, "day_s": 0, "year_s": 0}}
+        study = make_study(content, folder=folder)
+        verbs.run(study)
+        store = verbs.release(study).store
+        return {
+            group: xr.open_zarr(store, group=group, consolidated=False) for group in GROUPS[product]
+        }
+
+    return run_here
+
+
+@pytest.fixture(scope="session")
+def same(installed: Installed, local: Callable[[str], dict[str, xr.Dataset]]) -> Callable[..., int]:
     """Checks that the release of a cube has the values of the local one; gives how many."""
 
-    def check(cube: str) -> int:
+    def check(cube: str, product: str = "vegetation") -> int:
         compared = 0
         with installed.storage() as files:
             (collection,) = files.glob(f"cubes/{cube}.release/*/collection.json")
             store = f"s3://{collection.removesuffix('collection.json')}cube.zarr"
-            for group, expected in local.items():
+            for group, expected in local(product).items():
                 found = xr.open_zarr(
                     store,
                     group=group,

@@ -20,25 +20,11 @@ pytestmark = pytest.mark.cluster
 Study = dict[str, Any]
 Make = Callable[..., Study]
 Until = Callable[..., Any]
-# Blocks of a second, so that there is time to take something away.
-PAUSES = {"day_s": 0.03, "year_s": 0.2, "long_row": 48, "long_column": 48}
 AWAY_S = 20
 TWENTY = 20
 
 
-@pytest.fixture
-def patient(study: Make) -> Make:
-    """A study whose blocks take their time."""
-
-    def make(name: str, *, eats_mib: int = 0, **cluster: Any) -> Study:
-        parameters = {**PAUSES, "eats_mib": eats_mib}
-        changed = {"product": "patient:product", "parameters": parameters}
-        return {**study(name, **cluster), **changed}
-
-    return make
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def begun(installed: Any, until: Until) -> Callable[[str], str]:
     """Waits until the first blocks of a run are done; gives the name of its cluster."""
 
@@ -67,6 +53,77 @@ def _pods(installed: Any, cluster: str, role: str) -> list[str]:
     return [one["metadata"]["name"] for one in pods if one["status"]["phase"] == "Running"]
 
 
+@pytest.fixture(scope="module")
+def struck(installed: Any, patient: Make, begun: Callable[[str], str]) -> dict[str, str]:
+    """Runs side by side, each of which loses something of its own on its way."""
+    runs = {name: installed.submit(patient(name, slower=2)) for name in ("moved", "headless")}
+    runs["thinned"] = installed.submit(patient("thinned", slower=2))
+    runs["hungry"] = installed.submit(patient("hungry", eats_mib=1500))
+    (flow,) = _flows(installed, runs["moved"], begun)
+    installed.force(flow)
+    (scheduler,) = _pods(installed, begun(runs["headless"]), "scheduler")
+    installed.force(scheduler)
+    cluster, taken = begun(runs["thinned"]), 0
+    while installed.state(runs["thinned"])["type"] == "RUNNING" and taken < 4:
+        for name in _pods(installed, cluster, "worker")[:1]:
+            if taken % 2:
+                installed.force(name)
+            else:
+                assert "Success" in installed.evict(name)
+            taken += 1
+        time.sleep(4)
+    assert taken > 1
+    return runs
+
+
+def _flows(installed: Any, run_id: str, begun: Callable[[str], str]) -> list[str]:
+    begun(run_id)
+    pods = installed.items("pods", f"prefect.io/flow-run-id={run_id}")
+    return [one["metadata"]["name"] for one in pods]
+
+
+def test_workers_evicted_and_deleted_leave_the_same_cube(
+    installed: Any, struck: dict[str, str], same: Callable[..., int]
+) -> None:
+    state = installed.ended(struck["thinned"])
+    assert state["type"] == "COMPLETED", installed.logs(struck["thinned"])
+    assert same("thinned", "patient") > 0
+
+
+def test_a_flow_whose_pod_is_deleted_is_started_anew_and_goes_on(
+    installed: Any, struck: dict[str, str], same: Callable[..., int]
+) -> None:
+    run_id = struck["moved"]
+    state = installed.ended(run_id)
+    assert state["type"] == "COMPLETED", installed.logs(run_id)
+    assert installed.call("GET", f"/flow_runs/{run_id}")["run_count"] > 1
+    assert same("moved", "patient") > 0
+
+
+def test_a_worker_killed_for_memory_is_named(installed: Any, struck: dict[str, str]) -> None:
+    state = installed.ended(struck["hungry"], 300)
+    assert state["type"] == "FAILED"
+    assert "raise cluster.memory_gib" in state["message"], state["message"]
+    flow = installed.call("GET", f"/flow_runs/{struck['hungry']}")
+    installed.figures["killed for memory: flow"] = flow["total_run_time"]
+
+
+def test_a_scheduler_that_is_deleted_ends_its_run_by_name_and_the_next_goes_on(
+    installed: Any,
+    struck: dict[str, str],
+    patient: Make,
+    same: Callable[..., int],
+    clean: Any,
+) -> None:
+    state = installed.ended(struck["headless"], 240)
+    assert state["type"] == "FAILED"
+    assert "its scheduler went away" in state["message"], state["message"]
+    again = installed.submit(patient("headless", slower=2))
+    assert installed.ended(again)["type"] == "COMPLETED", installed.logs(again)
+    assert same("headless", "patient") > 0
+    clean()
+
+
 def test_a_run_lets_nobody_in_is_not_evicted_and_leaves_nothing_when_cancelled(
     installed: Any, patient: Make, begun: Callable[[str], str], clean: Any
 ) -> None:
@@ -92,33 +149,6 @@ def test_a_run_lets_nobody_in_is_not_evicted_and_leaves_nothing_when_cancelled(
     assert installed.ended(run_id, 180)["type"] == "CANCELLED"
     installed.figures["cancelled: until it has ended"] = time.monotonic() - began
     installed.figures["cancelled: until nothing is left"] = clean()
-
-
-def test_a_scheduler_that_is_deleted_ends_its_run_by_name_and_the_next_goes_on(
-    installed: Any, patient: Make, begun: Callable[[str], str], clean: Any
-) -> None:
-    run_id = installed.submit(patient("headless"))
-    (pod,) = _pods(installed, begun(run_id), "scheduler")
-    began = time.monotonic()
-    installed.force(pod)
-    state = installed.ended(run_id, 240)
-    assert state["type"] == "FAILED"
-    assert "its scheduler went away" in state["message"], state["message"]
-    installed.figures["scheduler deleted: until the run says so"] = time.monotonic() - began
-    clean()
-    again = installed.submit(patient("headless"))
-    assert installed.ended(again)["type"] == "COMPLETED", installed.logs(again)
-    clean()
-
-
-def test_a_worker_killed_for_memory_is_named(installed: Any, patient: Make, clean: Any) -> None:
-    run_id = installed.submit(patient("hungry", eats_mib=1500))
-    state = installed.ended(run_id, 300)
-    assert state["type"] == "FAILED"
-    assert "raise cluster.memory_gib" in state["message"], state["message"]
-    flow = installed.call("GET", f"/flow_runs/{run_id}")
-    installed.figures["killed for memory: flow"] = flow["total_run_time"]
-    clean()
 
 
 def _restart(installed: Any, component: str) -> None:
@@ -153,9 +183,7 @@ def test_services_that_are_away_for_a_while_are_waited_for(
     installed: Any, patient: Make, begun: Callable[[str], str], clean: Any, until: Until
 ) -> None:
     """The object store, Prefect's server and the Kubernetes API, one after the other."""
-    study = patient("lonely")
-    study["parameters"]["day_s"] *= 3
-    run_id = installed.submit(study)
+    run_id = installed.submit(patient("lonely", slower=3))
     begun(run_id)
     for what in ("storage", "server"):
         before = installed.restarts(what)

@@ -55,11 +55,11 @@ def _record(installed: Any, run_id: str) -> list[Sample]:
 
 
 def test_workers_follow_the_blocks_that_are_left(
-    installed: Any, study: Callable[..., Any], clean: Any
+    installed: Any, patient: Callable[..., Any], clean: Any
 ) -> None:
-    pauses = {"day_s": 0.04, "year_s": 1.5, "long_row": 48, "long_column": 48}
-    chosen = {"product": "patient:product", "parameters": pauses}
-    run_id = installed.submit({**study("scaling", workers=MOST), **chosen})
+    study = patient("scaling", slower=1.33, workers=MOST)
+    study["parameters"]["year_s"] = 1.5
+    run_id = installed.submit(study)
     series = {"most": MOST, "samples": _record(installed, run_id)}
     if where := os.environ.get("E2E_SCALING"):
         Path(where).write_text(json.dumps(series))

@@ -1,6 +1,5 @@
-"""What goes wrong around a run: an identical cube or a named failure, and nothing left behind."""
+"""What keeps a run from working: named within a minute, and nothing left behind."""
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,68 +10,6 @@ pytestmark = pytest.mark.cluster
 Study = dict[str, Any]
 Make = Callable[..., Study]
 NAMED_S = 60
-
-
-def _workers(installed: Any) -> list[str]:
-    pods = installed.items("pods", "dask.org/component=worker")
-    return [pod["metadata"]["name"] for pod in pods if pod["status"]["phase"] == "Running"]
-
-
-def _working(installed: Any, run_id: str, until: Callable[..., Any]) -> None:
-    """Wait until the run has its workers."""
-
-    def begun() -> bool:
-        state = installed.state(run_id)
-        assert state["type"] not in ("FAILED", "CRASHED"), installed.logs(run_id)
-        return bool(_workers(installed))
-
-    until(begun, 240, "the run has workers")
-
-
-def test_workers_evicted_and_deleted_on_the_way_leave_the_same_cube(
-    installed: Any, study: Make, same: Callable[..., int], clean: Any, until: Any
-) -> None:
-    run_id = installed.submit(study("deleted"))
-    deleted = 0
-    _working(installed, run_id, until)
-    while installed.state(run_id)["type"] == "RUNNING" and deleted < 4:
-        for name in _workers(installed)[:1]:
-            if deleted % 2:
-                installed.force(name)
-            else:
-                assert "Success" in installed.evict(name)
-            deleted += 1
-        time.sleep(4)
-    state = installed.ended(run_id)
-    assert deleted > 0
-    assert state["type"] == "COMPLETED", installed.logs(run_id)
-    assert same("deleted") > 0
-    installed.figures[f"run with {deleted} workers evicted or deleted: flow"] = installed.call(
-        "GET", f"/flow_runs/{run_id}"
-    )["total_run_time"]
-    clean()
-
-
-def test_a_flow_whose_pod_is_deleted_is_started_anew_and_goes_on(
-    installed: Any, study: Make, same: Callable[..., int], clean: Any, until: Any
-) -> None:
-    run_id = installed.submit(study("moved"))
-    _working(installed, run_id, until)
-    (before,) = (one["metadata"]["name"] for one in installed.items("daskclusters"))
-    (pod,) = (one["metadata"]["name"] for one in installed.items("pods", "alpage/component=flow"))
-    began = time.monotonic()
-    installed.force(pod)
-
-    def gone() -> bool:
-        return before not in [one["metadata"]["name"] for one in installed.items("daskclusters")]
-
-    until(gone, 120, "Kubernetes has removed the cluster of the flow that is gone")
-    installed.figures["flow's pod deleted: until its cluster is gone"] = time.monotonic() - began
-    state = installed.ended(run_id)
-    assert state["type"] == "COMPLETED", installed.logs(run_id)
-    assert installed.call("GET", f"/flow_runs/{run_id}")["run_count"] > 1
-    assert same("moved") > 0
-    clean()
 
 
 # What a study asks for that cannot be, and what is said of it.

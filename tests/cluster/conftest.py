@@ -3,6 +3,8 @@
 `make e2e` runs these tests on the cluster of KUBECONFIG. Their namespaces are made and removed; the
 resource definitions of Dask stay. Images are built and given to the cluster by E2E_IMAGE_BUILDER,
 a command that takes a tag and a folder with a Dockerfile; by default ../shared/cluster/image.sh.
+E2E_KEEP leaves the installation there, E2E_SEED repeats the moments of twenty runs, E2E_SCALING
+names the file that gets the series of workers which scripts/plot_scaling.py draws.
 """
 
 import base64

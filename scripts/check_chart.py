@@ -42,6 +42,8 @@ SHAPES: dict[str, dict[str, str]] = {
         "monitoring.podMonitor.labels.release": "prometheus",
         "monitoring.alerts.enabled": "true",
         "monitoring.dashboard.enabled": "true",
+        "cluster.spot.labels.lifecycle": "spot",
+        "cluster.spot.tolerations[0].key": "spot",
     },
     "beside what is there": {
         "prefect.server.enabled": "false",

@@ -1,5 +1,7 @@
 """What is asked of the Dask operator, and what is told when Kubernetes does not do it."""
 
+import copy
+import json
 import os
 import socket
 import subprocess
@@ -62,18 +64,45 @@ def test_the_resource_is_the_studys_and_belongs_to_the_flows_pod(in_pod: None) -
     assert (owner["kind"], owner["name"], owner["uid"]) == ("Pod", "flow-1", "u-1")
     assert metadata["labels"] == {"alpage/release": "a", "alpage/flow-run": "r-1"}
     assert spec["scheduler"]["service"]["selector"]["dask.org/cluster-name"] == metadata["name"]
-    assert spec["worker"]["replicas"] == 7
+    # Workers are asked for one by one, as blocks need them.
+    assert spec["worker"]["replicas"] == 0
     assert spec["worker"]["spec"]["nodeSelector"] == {"pool": "spot", "disk": "fast"}
     (worker,) = spec["worker"]["spec"]["containers"]
     (scheduler,) = spec["scheduler"]["spec"]["containers"]
     assert worker["image"] == scheduler["image"] == "alpage:2"
-    assert [one["name"] for one in worker["env"]] == ["A", "DASK_INTERNAL_INHERIT_CONFIG"]
+    told = {one["name"]: one.get("value") for one in worker["env"]}
+    assert list(told) == ["A", "DASK_INTERNAL_INHERIT_CONFIG", "DASK_SCHEDULER_ADDRESS"]
+    assert told["DASK_SCHEDULER_ADDRESS"] == f"tls://{metadata['name']}-scheduler.team.svc:8786"
     # 1.5 GiB for blocks, 128 MiB to spare.
     assert worker["args"][-2:] == ["--memory-limit", str(1536 * 2**20)]
     assert worker["resources"] == {
         "requests": {"cpu": "500m", "memory": "1664Mi"},
         "limits": {"cpu": "1", "memory": "1664Mi"},
     }
+
+
+SPOT = {"labels": {"life": "short"}, "tolerations": [{"key": "short", "operator": "Exists"}]}
+
+
+def _placed(spot: bool | None, told: dict[str, Any]) -> dict[str, Any]:
+    template = copy.deepcopy(TEMPLATE)
+    template["metadata"]["annotations"] = {"alpage/spot": json.dumps(told)}
+    made = make_resource(template, ClusterChoice(kind="kubernetes", spot=spot), "e30=")
+    return dict(made["spec"]["worker"]["spec"])
+
+
+def test_workers_are_placed_on_spot_nodes_as_the_study_says() -> None:
+    either, always, never = (_placed(spot, SPOT) for spot in (None, True, False))
+    assert either["tolerations"] == always["tolerations"] == SPOT["tolerations"]
+    assert either["nodeSelector"] == never["nodeSelector"] == {"pool": "spot"}
+    assert always["nodeSelector"] == {"pool": "spot", "life": "short"}
+    assert "affinity" not in either | always
+    assert "tolerations" not in never
+    required = never["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    (term,) = required["nodeSelectorTerms"]
+    assert term["matchExpressions"] == [{"key": "life", "operator": "NotIn", "values": ["short"]}]
+    with pytest.raises(ClusterError, match="names no spot nodes"):
+        _placed(True, {"labels": {}, "tolerations": []})
 
 
 def test_each_run_has_a_cluster_of_its_own_and_the_template_stays() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import dask.config
 from distributed import Client, LocalCluster
 
+from alpage.engine.report import Pace
 from alpage.errors import ClusterError
 from alpage.settings import settings
 from alpage.study import ClusterChoice
@@ -40,9 +41,10 @@ DASK_SETTINGS = {
 
 
 @contextlib.contextmanager
-def open_cluster(choice: ClusterChoice) -> Iterator[Client]:
+def open_cluster(choice: ClusterChoice, pace: Pace | None = None) -> Iterator[Client]:
     """Give a client of the cluster that a study chose.
 
+    On Kubernetes the workers follow the blocks that `pace` says are left, by default none.
     Raises ClusterError where it cannot be started or reached.
     """
     # Prefect lets every library's chatter through; what fails is raised, not logged.
@@ -50,7 +52,7 @@ def open_cluster(choice: ClusterChoice) -> Iterator[Client]:
     with dask.config.set(DASK_SETTINGS), contextlib.ExitStack() as stack:
         try:
             if choice.kind == "kubernetes":
-                client = stack.enter_context(_kubernetes(choice))
+                client = stack.enter_context(_kubernetes(choice, pace or Pace()))
             elif choice.kind == "gateway":
                 client = stack.enter_context(_gateway(choice))
             elif choice.kind == "address":
@@ -84,20 +86,19 @@ def open_cluster(choice: ClusterChoice) -> Iterator[Client]:
         yield client
 
 
-def _kubernetes(choice: ClusterChoice) -> contextlib.AbstractContextManager[Client]:
+def _kubernetes(choice: ClusterChoice, pace: Pace) -> contextlib.AbstractContextManager[Client]:
     try:
         from alpage.kube.cluster import open_kubernetes
     except ModuleNotFoundError as error:
         raise ClusterError(
             f"cluster: kind kubernetes needs what pip install 'alpage[kubernetes]' adds: {error}"
         ) from error
-    told: dict[str, object] = {}
-    dask.config.set(DASK_SETTINGS, config=told)
     return open_kubernetes(
         choice,
         settings().cluster_template,
         settings().cluster_start_seconds,
-        dask.config.serialize(told),
+        DASK_SETTINGS,
+        pace,
     )
 
 

@@ -132,7 +132,13 @@ class ClusterChoice(_Strict):
     """The cluster of the run: of this machine, of Kubernetes, of a gateway, or at an address."""
 
     kind: Literal["local", "kubernetes", "gateway", "address"] = "local"
-    workers: int = Field(2, ge=1, le=1024)
+    workers: int = Field(2, ge=1, le=1024, description="Most workers at a time.")
+    min_workers: int | None = Field(
+        None,
+        ge=0,
+        description="For kind kubernetes: workers that are kept while nothing is left for them to "
+        "do, until the run ends; by default none.",
+    )
     memory_gib: float = Field(2.0, gt=0.25, description="Memory of one worker.")
     cores: float | None = Field(
         None, gt=0, description="For kind kubernetes: cores of one worker, by default 1."
@@ -142,6 +148,11 @@ class ClusterChoice(_Strict):
     )
     node_selector: dict[str, str] = Field(
         default_factory=dict, description="For kind kubernetes: labels of the workers' nodes."
+    )
+    spot: bool | None = Field(
+        None,
+        description="For kind kubernetes: whether workers run on nodes that may go away at any "
+        "moment (true) or never (false); by default on both.",
     )
     address: str | None = Field(
         None,
@@ -159,9 +170,13 @@ class ClusterChoice(_Strict):
                 raise ValueError(f"address of kind: {self.kind}: expected {expected}")
             if "@" in rest:
                 raise ValueError("address: who may come in is no part of it; see dask's settings")
-        for name in ("cores", "image", "node_selector"):
-            if getattr(self, name) and self.kind != "kubernetes":
+        for name in ("min_workers", "cores", "image", "node_selector", "spot"):
+            if getattr(self, name) not in (None, {}) and self.kind != "kubernetes":
                 raise ValueError(f"{name} goes with kind: kubernetes, and only with it")
+        if (self.min_workers or 0) > self.workers:
+            raise ValueError(
+                f"min_workers ({self.min_workers}) must not be more than workers ({self.workers})"
+            )
         return self
 
 

@@ -21,7 +21,7 @@ from alpage.cube.store import MAIN, CubeStore, reached
 from alpage.engine.endpoint import serving, showing
 from alpage.engine.inspect import SceneSource
 from alpage.engine.plan import Plan, make_plan
-from alpage.engine.report import Progress, RunReport
+from alpage.engine.report import Pace, Progress, RunReport
 from alpage.engine.run import Run, finish
 from alpage.engine.sources import read_sources, write_sources
 from alpage.errors import ArchiveError, CubeBusy, CubeError
@@ -102,8 +102,9 @@ def run(
             store.begin(branch, made.base)
         else:
             store.resume(branch, resumed)
-        with open_cluster(study.cluster) as client:
-            work = Run(made, client, store, branch, settings(), on_progress)
+        pace = Pace(max((len(blocks) for blocks in made.blocks.values()), default=0))
+        with open_cluster(study.cluster, pace) as client:
+            work = Run(made, client, store, branch, settings(), on_progress, pace)
             with showing(work):
                 work.execute()
         _keep_sources(url, made)

@@ -3,10 +3,13 @@
 `make e2e` runs these tests on the cluster of KUBECONFIG. Their namespaces are made and removed; the
 resource definitions of Dask stay. Images are built and given to the cluster by E2E_IMAGE_BUILDER,
 a command that takes a tag and a folder with a Dockerfile; by default ../shared/cluster/image.sh.
+E2E_KEEP leaves the installation there, E2E_SEED repeats the moments of twenty runs, E2E_SCALING
+names the file that gets the series of workers which scripts/plot_scaling.py draws.
 """
 
 import base64
 import contextlib
+import functools
 import json
 import os
 import re
@@ -38,7 +41,10 @@ STUDY = {
     "area": {"bbox": [3.0193, 50.8131, 3.0284, 50.8188]},
     "period": "2017-08-01/2018-11-30",
 }
-GROUPS = ("day", "dekad", "year")
+GROUPS = {"vegetation": ("day", "dekad", "year"), "patient": ("day", "year")}
+PATIENT = {"product": "patient:product"}
+# Of the tile that comes last.
+TAIL = {"long_row": 48, "long_column": 48}
 FIGURES: dict[str, float] = {}
 INSTALL_S, RUN_S, GONE_S = 600, 900, 180
 
@@ -105,6 +111,7 @@ class Installed:
 
     namespace: str
     name: str = RELEASE
+    image: str = IMAGE
     figures: dict[str, float] = field(default_factory=lambda: FIGURES)
     """Seconds by what took them."""
 
@@ -116,9 +123,58 @@ class Installed:
         """Create an object in this namespace."""
         command = ["kubectl", "-n", self.namespace, "create", "-f", "-", *arguments]
         told = subprocess.run(
-            command, input=json.dumps(content), capture_output=True, text=True, check=False
+            command,
+            input=json.dumps(content),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
         )
         assert told.returncode == 0, told.stderr
+
+    def raw(self, verb: str, path: str, content: dict[str, Any] | None = None) -> str:
+        """Return what the API answers at a path."""
+        command = ["kubectl", verb, f"--raw={path}", *(["-f", "-"] if content else [])]
+        told = subprocess.run(
+            command,
+            input=json.dumps(content),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        return told.stdout + told.stderr
+
+    def secret(self, name: str) -> dict[str, str]:
+        """Return what a secret holds."""
+        data = json.loads(self.kubectl("get", "secret", name, "-o", "json"))["data"]
+        return {key: base64.b64decode(value).decode() for key, value in data.items()}
+
+    def force(self, pod: str) -> None:
+        """Take a pod away without asking it."""
+        self.kubectl("delete", "pod", pod, "--grace-period=0", "--force", check=False)
+
+    def evict(self, pod: str) -> str:
+        """Ask Kubernetes to evict a pod; returns its answer."""
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
+        return self.raw(
+            "create", f"/api/v1/namespaces/{self.namespace}/pods/{pod}/eviction", eviction
+        )
+
+    def change(self, kind: str, name: str, content: dict[str, Any]) -> None:
+        """Change some fields of an object."""
+        self.kubectl("patch", kind, name, "--type=merge", f"--patch={json.dumps(content)}")
+
+    def restarts(self, component: str) -> int:
+        """Return how often the containers of a component were started anew."""
+        pods = self.items("pods", f"alpage/component={component}")
+        return sum(
+            one["restartCount"] for pod in pods for one in pod["status"]["containerStatuses"]
+        )
+
+    def forward(self, service: str, port: int) -> contextlib.AbstractContextManager[str]:
+        """Give host and port of this machine that lead to a service of this namespace."""
+        return forwarded(self.namespace, service, port)
 
     def items(self, kind: str, labels: str = "") -> list[dict[str, Any]]:
         """Return the objects of a kind."""
@@ -144,6 +200,11 @@ class Installed:
         started = self.call("POST", f"/deployments/{found['id']}/create_flow_run", parameters)
         return str(started["id"])
 
+    def cancel(self, run_id: str) -> None:
+        """Cancel a run as the server's page does."""
+        state = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
+        self.call("POST", f"/flow_runs/{run_id}/set_state", state)
+
     def state(self, run_id: str) -> dict[str, Any]:
         """Return the state of a run."""
         return dict(self.call("GET", f"/flow_runs/{run_id}")["state"])
@@ -163,12 +224,21 @@ class Installed:
         of_run = {"logs": {"flow_run_id": {"any_": [run_id]}}, "limit": 200}
         return "\n".join(line["message"] for line in self.call("POST", "/logs/filter", of_run))
 
+    def report(self, run_id: str) -> dict[str, Any]:
+        """Return what a run did, as its report in Prefect says."""
+        of_run = {
+            "flow_runs": {"id": {"any_": [run_id]}},
+            "artifacts": {"key": {"any_": ["report"]}},
+        }
+        (report,) = self.call("POST", "/artifacts/filter", of_run)
+        return {row["name"]: row["value"] for row in json.loads(report["data"])}
+
     def left_over(self) -> list[str]:
         """Return what runs started and nobody removed yet."""
         clusters = [f"daskcluster/{one['metadata']['name']}" for one in self.items("daskclusters")]
         of_runs = [
             f"{kind}/{one['metadata']['name']}"
-            for kind in ("pods", "services", "deployments", "daskworkergroups")
+            for kind in ("pods", "services", "deployments", "daskworkergroups", "secrets")
             for one in self.items(kind, "dask.org/cluster-name")
         ]
         flows = [f"job/{one['metadata']['name']}" for one in self.items("jobs")]
@@ -192,10 +262,7 @@ class Installed:
 
 @contextlib.contextmanager
 def _storage(installed: Installed) -> Iterator[s3fs.S3FileSystem]:
-    secret = json.loads(
-        installed.kubectl("get", "secret", f"{installed.name}-storage", "-o", "json")
-    )
-    keys = {name: base64.b64decode(value).decode() for name, value in secret["data"].items()}
+    keys = installed.secret(f"{installed.name}-storage")
     with forwarded(installed.namespace, f"{installed.name}-storage", 7070) as address:
         files = s3fs.S3FileSystem(
             key=keys["AWS_ACCESS_KEY_ID"],
@@ -227,6 +294,10 @@ def images(kubernetes: None, tmp_path_factory: pytest.TempPathFactory) -> None:
     began = time.monotonic()
     context = tmp_path_factory.mktemp("image")
     run(ROOT / "scripts" / "image_context", context)
+    # As a team adds products of its own to the image.
+    shutil.copy(Path(__file__).parent / "patient.py", context)
+    with (context / "Dockerfile").open("a") as recipe:
+        recipe.write("COPY patient.py /opt/app/\n")
     run(builder, IMAGE, context, timeout=1800)
     storage = tmp_path_factory.mktemp("s3-image")
     try:
@@ -302,26 +373,52 @@ def study(archive: str) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def local(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, xr.Dataset]:
-    """The release of the same study, run on this machine."""
-    collection = shared / "archive" / PATCH / "collection.json"
-    content = {**STUDY, "archive": str(collection), "cube": "cube"}
-    study = make_study(content, folder=tmp_path_factory.mktemp("local"))
-    verbs.run(study)
-    store = verbs.release(study).store
-    return {group: xr.open_zarr(store, group=group, consolidated=False) for group in GROUPS}
+def patient(study: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """A study whose blocks take their time, so that there is some to take something away."""
+
+    def make(
+        name: str, *, slower: float = 1.0, eats_mib: int = 0, **cluster: Any
+    ) -> dict[str, Any]:
+        pauses = {"day_s": 0.03 * slower, "year_s": 0.2, "eats_mib": eats_mib}
+        return {**study(name, **cluster), **PATIENT, "parameters": {**TAIL, **pauses}}
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def same(installed: Installed, local: dict[str, xr.Dataset]) -> Callable[[str], int]:
+def local(
+    shared: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], dict[str, xr.Dataset]]:
+    """Gives the release of the same study, run on this machine, by product."""
+    collection = shared / "archive" / PATCH / "collection.json"
+
+    @functools.cache
+    def run_here(product: str) -> dict[str, xr.Dataset]:
+        content = {**STUDY, "archive": str(collection), "cube": "cube"}
+        folder = tmp_path_factory.mktemp("local")
+        if product != "vegetation":
+            shutil.copy(Path(__file__).parent / "patient.py", folder)
+            content |= {**PATIENT, "parameters": {**TAIL, "day_s": 0, "year_s": 0}}
+        study = make_study(content, folder=folder)
+        verbs.run(study)
+        store = verbs.release(study).store
+        return {
+            group: xr.open_zarr(store, group=group, consolidated=False) for group in GROUPS[product]
+        }
+
+    return run_here
+
+
+@pytest.fixture(scope="session")
+def same(installed: Installed, local: Callable[[str], dict[str, xr.Dataset]]) -> Callable[..., int]:
     """Checks that the release of a cube has the values of the local one; gives how many."""
 
-    def check(cube: str) -> int:
+    def check(cube: str, product: str = "vegetation") -> int:
         compared = 0
         with installed.storage() as files:
             (collection,) = files.glob(f"cubes/{cube}.release/*/collection.json")
             store = f"s3://{collection.removesuffix('collection.json')}cube.zarr"
-            for group, expected in local.items():
+            for group, expected in local(product).items():
                 found = xr.open_zarr(
                     store,
                     group=group,
@@ -359,5 +456,12 @@ def _remove(it: Installed) -> None:
     there = run("kubectl", "get", "namespace", it.namespace, check=False)
     if "NotFound" in there:
         return
+    # While their operator is there: it alone takes its finalizers off them.
+    clusters = ("delete", "daskclusters", "--all", "--timeout=30s")
+    it.kubectl(*clusters, check=False)
     run("helm", "uninstall", it.name, "-n", it.namespace, "--wait", check=False)
+    free = '{"metadata":{"finalizers":null}}'
+    for name in it.kubectl("get", "daskclusters", "-o", "name", check=False).split():
+        if "/" in name:
+            it.kubectl("patch", name, "--type=merge", f"--patch={free}", check=False)
     run("kubectl", "delete", "namespace", it.namespace, "--wait", timeout=GONE_S)

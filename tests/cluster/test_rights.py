@@ -8,11 +8,13 @@ from alpage.kube.resource import GROUP
 
 pytestmark = pytest.mark.cluster
 
-CLUSTERS, PODS = f"daskclusters.{GROUP}", "pods"
+CLUSTERS, WORKERS, PODS = f"daskclusters.{GROUP}", f"daskworkergroups.{GROUP}", "pods"
 ALLOWED = {
     "flow": [
         *((verb, CLUSTERS) for verb in ("create", "get", "list", "watch", "delete")),
         *((verb, PODS) for verb in ("get", "list", "watch")),
+        *((verb, WORKERS) for verb in ("create", "delete")),
+        ("create", "secrets"),
         ("list", "deployments.apps"),
     ],
     "worker": [("create", "jobs.batch"), ("delete", "jobs.batch"), ("get", "pods/log")],
@@ -25,6 +27,10 @@ DENIED = {
         ("get", "pods/log"),
         ("get", "secrets"),
         ("list", "secrets"),
+        ("delete", "secrets"),
+        ("patch", "secrets"),
+        ("patch", WORKERS),
+        ("delete", "deployments.apps"),
         ("get", "configmaps"),
         ("create", "jobs.batch"),
         ("patch", CLUSTERS),

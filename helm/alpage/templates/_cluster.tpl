@@ -9,6 +9,8 @@ metadata:
     app.kubernetes.io/instance: {{ .Release.Name }}
     alpage/release: {{ .Release.Name }}
     app.kubernetes.io/part-of: alpage
+  annotations:
+    alpage/spot: {{ toJson .Values.cluster.spot | quote }}
 spec:
   idleTimeout: {{ .Values.cluster.idleSeconds }}
   scheduler:
@@ -48,6 +50,9 @@ nodeSelector: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with $dask.tolerations }}
 tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- if eq .role "scheduler" }}
+{{- include "alpage.offSpot" .root }}
 {{- end }}
 volumes:
   - {{- include "alpage.scratch" .root | nindent 4 }}

@@ -51,6 +51,20 @@ imagePullSecrets:
 {{- end }}
 {{- end -}}
 
+{{/* Off the nodes that may go away at any moment. */}}
+{{- define "alpage.offSpot" -}}
+{{- with .Values.cluster.spot.labels }}
+affinity:
+  nodeAffinity:
+    requiredDuringSchedulingIgnoredDuringExecution:
+      nodeSelectorTerms:
+        - matchExpressions:
+            {{- range $key, $value := . }}
+            - {key: {{ $key | quote }}, operator: NotIn, values: [{{ $value | quote }}]}
+            {{- end }}
+{{- end }}
+{{- end -}}
+
 {{- define "alpage.scratch" -}}
 name: scratch
 emptyDir: {sizeLimit: {{ .Values.cluster.scratchLimit }}}

@@ -36,6 +36,7 @@ job_configuration:
           terminationGracePeriodSeconds: 60
           securityContext: {{- include "alpage.podSecurity" . | nindent 12 }}
           {{- include "alpage.pull" . | nindent 10 }}
+          {{- include "alpage.offSpot" . | nindent 10 }}
           containers:
             - name: prefect-job
               image: {{ "{{ image }}" | quote }}

@@ -4,10 +4,11 @@ The scheduler sees one task a block and never more than the workers need to stay
 blocks cost is messages: many are sent, and their answers fetched, in one.
 """
 
+import contextlib
 import math
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import icechunk
 from distributed import Client, Future, KilledWorker, Worker, WorkerPlugin, as_completed
@@ -72,7 +73,8 @@ class Flight:
         if not tasks:
             return
         keys = [_key(task) for task in tasks]
-        futures = self._client.map(run_block, tasks, [fork] * len(tasks), key=keys, pure=False)
+        with _scheduler_there():
+            futures = self._client.map(run_block, tasks, [fork] * len(tasks), key=keys, pure=False)
         for task, future in zip(tasks, futures, strict=True):
             self._flying[future.key] = task, future
         self._pool.update(futures)
@@ -84,15 +86,20 @@ class Flight:
         futures = [one for one in self._pool.next_batch() if one.key in self._flying]
         self._landed = time.monotonic()
         finished = [future for future in futures if future.status == "finished"]
-        answers = dict(
-            zip([one.key for one in finished], self._client.gather(finished), strict=True)
-        )
+        with _scheduler_there():
+            gathered = self._client.gather(finished)
+            answers = dict(zip([one.key for one in finished], gathered, strict=True))
         ended: list[Landed] = []
         for future in futures:
             task, _ = self._flying.pop(future.key)
             done: Done | None = answers.get(future.key)
             if done is None:
-                ended.append((task, None, future.exception()))
+                failure = future.exception()
+                with _scheduler_there():
+                    # Nothing is cancelled here but by a scheduler that forgot what it had.
+                    if isinstance(failure, FutureCancelledError):
+                        raise failure
+                ended.append((task, None, failure))
             else:
                 self._learn(done)
                 ended.append((task, done, None))
@@ -153,9 +160,16 @@ def _key(task: Task) -> str:
 
 
 def _threads_of(client: Client) -> int:
-    try:
+    with _scheduler_there():
         return sum(client.nthreads().values())
-    except OSError as error:
+
+
+@contextlib.contextmanager
+def _scheduler_there() -> Iterator[None]:
+    """Raises ClusterError where what runs inside finds that the scheduler went away."""
+    try:
+        yield
+    except (OSError, FutureCancelledError) as error:
         raise ClusterError(
             "cluster: its scheduler went away while the run went on; what is done is kept, "
             "run again to resume"

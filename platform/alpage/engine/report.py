@@ -46,6 +46,16 @@ class RunReport:
         return {**vars(self), "blocks_done": self.n_blocks}
 
 
+@dataclass
+class Pace:
+    """What a run and whoever sizes its cluster tell each other, from two threads."""
+
+    blocks: int = 0
+    """Blocks of the present step that are not done."""
+    waiting: str = ""
+    """Which workers do not run, and for what they wait; empty where all run."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """How far a run is, in square kilometres times dates."""
@@ -54,6 +64,12 @@ class Progress:
     done_km2_dates: float
     total_km2_dates: float
     seconds: float
+    blocks_left: int = 0
+    """Of this step."""
+    threads: int = 0
+    """Those that work at it."""
+    waiting: str = ""
+    """Which workers do not run, and for what they wait."""
 
     @property
     def seconds_left(self) -> float | None:
@@ -65,5 +81,7 @@ class Progress:
 
     def __str__(self) -> str:
         told = f"{self.step}: {self.done_km2_dates:.1f} of {self.total_km2_dates:.1f} km² × dates"
-        left = self.seconds_left
-        return told if left is None else f"{told}, about {left:.0f} s left"
+        if (left := self.seconds_left) is not None:
+            told += f", about {left:.0f} s left"
+        told += f"; {self.blocks_left} blocks of this step at {self.threads} threads"
+        return f"{told}; {self.waiting}" if self.waiting else told

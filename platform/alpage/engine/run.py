@@ -9,17 +9,16 @@ import contextlib
 import datetime as dt
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import icechunk
 import numpy as np
 import shapely
 import zarr
-from distributed import Client
+from distributed import Client, KilledWorker
 
 from alpage import logs
 from alpage.cube.layout import COSTS
@@ -31,7 +30,7 @@ from alpage.engine.lay_out import lay_out
 from alpage.engine.plan import Plan, inspect_needed
 from alpage.engine.queue import Queue
 from alpage.engine.relief import area_on
-from alpage.engine.report import Progress, RunReport
+from alpage.engine.report import Pace, Progress, RunReport
 from alpage.engine.shared import pack
 from alpage.engine.tally import Running
 from alpage.engine.task import Done, Task
@@ -48,6 +47,8 @@ from alpage.product import Derive, Gather, Observe, Summarise
 from alpage.redaction import redact
 from alpage.settings import Settings
 from alpage.timeaxis import Calendar
+
+OUT_OF_MEMORY = "Most often they passed their memory limit: raise cluster.memory_gib"
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class Run:
         branch: str,
         settings: Settings,
         on_progress: Callable[[Progress], None],
+        pace: Pace,
     ) -> None:
         self.plan = plan
         self.client = client
@@ -74,6 +76,8 @@ class Run:
         self.branch = branch
         self.settings = settings
         self.on_progress = on_progress
+        self.pace = pace
+        self._threads = 0
         self.report = RunReport(store.url, started=dt.datetime.now(dt.UTC).isoformat())
         self._began = time.monotonic()
         self.budget = Budget(plan.study.limits, settings, self.report, plan.bill.n_blocks)
@@ -136,8 +140,8 @@ class Run:
         try:
             yield
         finally:
-            # A scheduler that is gone has forgotten them.
-            with contextlib.suppress(OSError):
+            # A scheduler that is gone does not answer; one that was started anew knows of none.
+            with contextlib.suppress(OSError, ValueError):
                 self.client.unregister_worker_plugin(self._told.name)
 
     def _prepare(self) -> None:
@@ -145,7 +149,7 @@ class Run:
         self._fork = self.store.writable(self.branch).fork()
 
     def _do_step(self, step: str) -> None:
-        todo = iter(self.plan.work.todo(step))
+        todo = deque(self.plan.work.todo(step))
         flight = Flight(self.client)
         self.queue.begin(step, flight)
         attempts: Counter[BlockId] = Counter()
@@ -155,8 +159,10 @@ class Run:
         def fill() -> None:
             # A limit that comes near leaves room for less than keeps every thread busy.
             affordable = max(self.budget.affordable_blocks(), flight.threads) - len(flight)
-            blocks = islice(todo, int(max(min(flight.room, affordable), 0)))
+            room = int(max(min(flight.room, affordable, len(todo)), 0))
+            blocks = [todo.popleft() for _ in range(room)]
             flight.submit([self._task(block, attempt=1) for block in blocks], self._fork)
+            self.pace.blocks, self._threads = len(flight) + len(todo), flight.threads
 
         try:
             fill()
@@ -178,6 +184,7 @@ class Run:
                     if not is_stopping:
                         flight.withdraw()
                         is_stopping = True
+                    self.pace.blocks = len(flight)
                     continue
                 self.report.retries += len(again)
                 tasks = [self._task(task.id, attempt=task.attempt + 1) for task in again]
@@ -209,11 +216,15 @@ class Run:
             return False, failure
         # A network that breaks asks for more patience than a product that does.
         patience = MAX_TRIES if is_passing(failure) else self.settings.block_retries
-        if attempts <= patience:
+        # Several workers died of it already, each of which took its time to come back.
+        is_deadly = isinstance(failure, KilledWorker)
+        if attempts <= patience and not is_deadly:
             return True, None
         # A full disk or a store that is gone is no fault of the block.
         stored = isinstance(failure, StorageError | icechunk.IcechunkError)
         reason = _in_words(failure)
+        if is_deadly:
+            reason = f"the death of the workers that ran it. {self.pace.waiting or OUT_OF_MEMORY}"
         error = (StorageError if stored else BlockFailed)(
             f"{task.id} failed {attempts} times, the last time with "
             f"{reason}. What is done is kept: run again to resume"
@@ -286,6 +297,9 @@ class Run:
                 self._done_units,
                 max(self._total_units, self._done_units),
                 time.monotonic() - self._began,
+                self.pace.blocks,
+                self._threads,
+                self.pace.waiting,
             )
         )
 

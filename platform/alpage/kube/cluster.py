@@ -8,14 +8,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dask.config
 from distributed import Client
 from kubernetes import client as api
 from kubernetes import config
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
+from alpage.engine.report import Pace
 from alpage.errors import ClusterError
-from alpage.kube.resource import GROUP, PLURAL, VERSION, make_resource, read_template
+from alpage.kube.crew import Crew
+from alpage.kube.resource import (
+    CLUSTERS,
+    GROUP,
+    VERSION,
+    WORKERS,
+    address_of,
+    make_resource,
+    make_worker,
+    read_template,
+)
+from alpage.kube.tls import SETTINGS, make_secret, make_security
 from alpage.kube.trouble import Trouble, find_troubles, tell
 from alpage.study import ClusterChoice
 
@@ -26,21 +39,23 @@ POLL_S = 1.0
 LASTING_S = 20.0
 OPERATOR_S = 45.0
 """Within this time the operator has made the scheduler's pod, or it is not there."""
-REST_S = 30.0
-"""How long the first worker waits for the others before it starts alone."""
 GONE_S = 90.0
 REQUEST_S = 10.0
 
 
 @contextlib.contextmanager
 def open_kubernetes(
-    choice: ClusterChoice, template: Path | None, patience_s: float, dask_config: str
+    choice: ClusterChoice,
+    template: Path | None,
+    patience_s: float,
+    dask_settings: dict[str, Any],
+    pace: Pace,
 ) -> Iterator[Client]:
-    """Give a client of a new DaskCluster with at least one worker.
+    """Give a client of a new DaskCluster with at least one worker, whose workers follow `pace`.
 
     Raises ClusterError where it does not start, with what keeps it from starting.
     """
-    resource = make_resource(read_template(template), choice, dask_config)
+    resource = make_resource(read_template(template), choice, _configuration(dask_settings))
     try:
         config.load_incluster_config()
     except config.ConfigException as error:
@@ -48,14 +63,19 @@ def open_kubernetes(
             "cluster: kind kubernetes is for flows that run in the cluster: submit the study to a "
             f"deployment, or use kind: local here ({error})"
         ) from error
+    security = make_security()
     cluster = _Cluster.create(resource)
+    crew = Crew(cluster, choice, pace)
     started = False
     try:
+        cluster.keep(make_secret(security, cluster.resource))
+        cluster.await_crew(crew, patience_s)
         cluster.await_scheduler(patience_s)
-        with Client(cluster.address, timeout="60s") as client:
-            cluster.await_workers(client, choice.workers, patience_s)
+        with Client(cluster.address, timeout="60s", security=security) as client:
+            cluster.await_worker(client, len(crew), patience_s)
             started = True
-            yield client
+            with crew.following(client):
+                yield client
     finally:
         # Why it did not start is told at once; pods that never ran may take their time to go.
         cluster.remove(wait=started)
@@ -63,59 +83,104 @@ def open_kubernetes(
 
 @dataclass
 class _Cluster:
-    name: str
-    namespace: str
+    resource: dict[str, Any]
+    """As Kubernetes keeps it."""
 
     @classmethod
     def create(cls, resource: dict[str, Any]) -> "_Cluster":
-        metadata = resource["metadata"]
+        namespace = resource["metadata"]["namespace"]
         try:
-            api.CustomObjectsApi().create_namespaced_custom_object(
-                GROUP,
-                VERSION,
-                metadata["namespace"],
-                PLURAL,
-                resource,
-                _request_timeout=REQUEST_S,
-            )
+            return cls(_create(CLUSTERS, namespace, resource))
         except ApiException as error:
-            raise ClusterError(f"cluster: {_refusal(error, metadata['namespace'])}") from error
+            raise ClusterError(f"cluster: {_refusal(error, namespace)}") from error
         except HTTPError as error:
             raise ClusterError(f"cluster: the Kubernetes API does not answer: {error}") from error
-        return cls(metadata["name"], metadata["namespace"])
+
+    @property
+    def name(self) -> str:
+        return str(self.resource["metadata"]["name"])
+
+    @property
+    def namespace(self) -> str:
+        return str(self.resource["metadata"]["namespace"])
 
     @property
     def address(self) -> str:
-        return f"tcp://{self.name}-scheduler.{self.namespace}.svc:8786"
+        return address_of(self.resource["metadata"])
+
+    def keep(self, secret: dict[str, Any]) -> None:
+        """Make a secret that goes with the cluster. Raises ClusterError."""
+        try:
+            api.CoreV1Api().create_namespaced_secret(
+                self.namespace, secret, _request_timeout=REQUEST_S
+            )
+        except ApiException as error:
+            if error.status == 409:
+                return
+            raise ClusterError(
+                f"cluster: the secret {secret['metadata']['name']} with the run's certificate "
+                f"cannot be made: {_brief(error)}; this pod's service account needs to create "
+                "secrets, as the chart's does"
+            ) from error
+        except HTTPError as error:
+            raise ClusterError(f"cluster: the Kubernetes API does not answer: {error}") from error
+
+    def await_crew(self, crew: Crew, patience_s: float) -> None:
+        """Ask for the first workers, again where the API does not answer. Raises ClusterError."""
+        patience = _Patience(self, patience_s)
+        while True:
+            try:
+                crew.begin()
+                return
+            except ApiException as error:
+                if error.status and 400 <= error.status < 500:
+                    raise ClusterError(f"cluster: no worker is made: {_brief(error)}") from error
+            except HTTPError as error:
+                logger.warning("no worker is made yet: %s", _brief(error))
+            patience.wait("scheduler", "no worker is made yet")
 
     def await_scheduler(self, patience_s: float) -> None:
         """Wait until the scheduler's pod is ready. Raises ClusterError."""
         patience = _Patience(self, patience_s)
         while True:
-            pods = self.pods("scheduler")
+            try:
+                pods = self.pods("scheduler")
+                is_made = bool(pods or self.deployments("scheduler"))
+            except (ApiException, HTTPError):
+                pods, is_made = [], True
             if any(_is_ready(pod) for pod in pods):
                 return
-            if not pods and not self.deployments("scheduler") and patience.waited > OPERATOR_S:
+            if not is_made and patience.waited > OPERATOR_S:
                 raise ClusterError(
                     f"cluster: nothing was made of DaskCluster {self.name} in {OPERATOR_S:.0f} s: "
                     f"is the Dask operator running, and does it watch {self.namespace}?"
                 )
             patience.wait("scheduler", "the scheduler waits")
 
-    def await_workers(self, client: Client, wanted: int, patience_s: float) -> None:
-        """Wait for all workers, or for some once the others keep waiting. Raises ClusterError."""
+    def await_worker(self, client: Client, asked: int, patience_s: float) -> None:
+        """Wait for the first worker; others may join later. Raises ClusterError."""
         patience = _Patience(self, patience_s)
-        first: float | None = None
-        while True:
-            ready = len(client.scheduler_info(n_workers=-1).get("workers", {}))
-            if ready >= wanted:
-                return
-            if ready and first is None:
-                first = patience.waited
-            if first is not None and patience.waited - first > REST_S:
-                logger.warning("going on with %d of %d workers", ready, wanted)
-                return
-            patience.wait("worker", f"{wanted - ready} of {wanted} workers wait", endless=ready > 0)
+        while not client.scheduler_info(n_workers=-1).get("workers", {}):
+            patience.wait("worker", f"{asked} of {asked} workers wait")
+
+    def add(self, number: int) -> str:
+        """Ask for a worker; returns the name of its group."""
+        worker = make_worker(self.resource, number)
+        try:
+            _create(WORKERS, self.namespace, worker)
+        except ApiException as error:
+            # Asked for before, with an answer that did not come back.
+            if error.status != 409:
+                raise
+        return str(worker["metadata"]["name"])
+
+    def drop(self, name: str) -> None:
+        """Remove the group of a worker, and with it the worker."""
+        _delete(WORKERS, self.namespace, name)
+
+    def troubles(self, role: str = "worker") -> list[Trouble]:
+        """Return what keeps pods of one role from running."""
+        return find_troubles(self.pods(role), self.deployments(role))
 
     def pods(self, role: str | None = None) -> list[dict[str, Any]]:
         return self._list(api.CoreV1Api().list_namespaced_pod, role)
@@ -138,7 +203,7 @@ class _Cluster:
         while time.monotonic() < deadline:
             try:
                 if not deleted:
-                    self._delete()
+                    _delete(CLUSTERS, self.namespace, self.name)
                     deleted = True
                 if not wait or not self.pods():
                     return
@@ -150,21 +215,6 @@ class _Cluster:
             self.name,
             GONE_S,
         )
-
-    def _delete(self) -> None:
-        try:
-            api.CustomObjectsApi().delete_namespaced_custom_object(
-                GROUP,
-                VERSION,
-                self.namespace,
-                PLURAL,
-                self.name,
-                grace_period_seconds=5,
-                _request_timeout=REQUEST_S,
-            )
-        except ApiException as error:
-            if error.status != 404:
-                raise
 
 
 class _Patience:
@@ -181,7 +231,7 @@ class _Patience:
     def waited(self) -> float:
         return time.monotonic() - self._began
 
-    def wait(self, role: str, what: str, *, endless: bool = False) -> None:
+    def wait(self, role: str, what: str) -> None:
         """Sleep a moment. Raises ClusterError where more waiting would not help."""
         troubles = self._troubles(role)
         told = f"{what}: {tell(troubles) or 'no reason given'}"
@@ -193,15 +243,48 @@ class _Patience:
         else:
             self._lasting_since = None
         lasted = self._lasting_since and time.monotonic() - self._lasting_since > LASTING_S
-        if not endless and (lasted or self.waited > self._patience_s):
+        if lasted or self.waited > self._patience_s:
             raise ClusterError(f"cluster: after {self.waited:.0f} s {told}")
         time.sleep(POLL_S)
 
     def _troubles(self, role: str) -> list[Trouble]:
         try:
-            return find_troubles(self._cluster.pods(role), self._cluster.deployments(role))
+            return self._cluster.troubles(role)
         except (ApiException, HTTPError) as error:
             return [Trouble(f"the Kubernetes API does not answer ({_brief(error)})", False)]
+
+
+def _configuration(dask_settings: dict[str, Any]) -> str:
+    """Return Dask's configuration of scheduler and workers, serialized."""
+    told: dict[str, Any] = {}
+    routes = [*dask.config.get("distributed.scheduler.http.routes"), "alpage.kube.idle"]
+    own = {**SETTINGS, "distributed.scheduler.http.routes": routes}
+    dask.config.set({**dask_settings, **own}, config=told)
+    return str(dask.config.serialize(told))
+
+
+def _create(plural: str, namespace: str, resource: dict[str, Any]) -> dict[str, Any]:
+    made = api.CustomObjectsApi().create_namespaced_custom_object(
+        GROUP, VERSION, namespace, plural, resource, _request_timeout=REQUEST_S
+    )
+    return dict(made)
+
+
+def _delete(plural: str, namespace: str, name: str) -> None:
+    """Delete a resource; does nothing where there is none."""
+    try:
+        api.CustomObjectsApi().delete_namespaced_custom_object(
+            GROUP,
+            VERSION,
+            namespace,
+            plural,
+            name,
+            grace_period_seconds=5,
+            _request_timeout=REQUEST_S,
+        )
+    except ApiException as error:
+        if error.status != 404:
+            raise
 
 
 def _refusal(error: ApiException, namespace: str) -> str:

@@ -1,6 +1,7 @@
 """The DaskCluster resource of one run: the operator's template with what the study asks for."""
 
 import copy
+import json
 import math
 import os
 import uuid
@@ -10,9 +11,11 @@ from typing import Any
 import yaml
 
 from alpage.errors import ClusterError
+from alpage.kube.tls import mount
 from alpage.study import ClusterChoice
 
-GROUP, VERSION, PLURAL = "kubernetes.dask.org", "v1", "daskclusters"
+GROUP, VERSION = "kubernetes.dask.org", "v1"
+CLUSTERS, WORKERS = "daskclusters", "daskworkergroups"
 MIB = 2**20
 # A worker that lost its scheduler ends, and Kubernetes starts it anew.
 DEATH_TIMEOUT_S = 120
@@ -57,7 +60,8 @@ def make_resource(
     """Return the DaskCluster resource of a new cluster: its own name, size and owner.
 
     It belongs to the pod that POD_NAME and POD_UID name, where they are set: when that pod is
-    gone, Kubernetes removes the cluster. `dask_config` is Dask's serialized configuration.
+    gone, Kubernetes removes the cluster. It has no worker yet. `dask_config` is Dask's
+    serialized configuration.
     """
     made = copy.deepcopy(template)
     metadata = made["metadata"]
@@ -76,11 +80,48 @@ def make_resource(
         container.setdefault("env", []).append(
             {"name": "DASK_INTERNAL_INHERIT_CONFIG", "value": dask_config}
         )
-    scheduler["args"] = ["dask", "scheduler", "--port", "8786", "--dashboard-address", ":8787"]
+    worker["env"].append({"name": "DASK_SCHEDULER_ADDRESS", "value": address_of(metadata)})
+    for role in ("scheduler", "worker"):
+        mount(made["spec"][role]["spec"], metadata["name"])
+    scheduler["args"] = ["dask", "scheduler", "--protocol", "tls", "--port", "8786"]
+    scheduler["args"] += ["--dashboard-address", ":8787"]
     made["spec"]["scheduler"]["service"]["selector"]["dask.org/cluster-name"] = metadata["name"]
-    made["spec"]["worker"]["replicas"] = choice.workers
+    # Each worker is a group of its own: the run then says which one goes, not only how many.
+    made["spec"]["worker"]["replicas"] = 0
     _shape_worker(made["spec"]["worker"]["spec"], worker, choice)
+    spot = json.loads(metadata.get("annotations", {}).get("alpage/spot", "{}"))
+    _place_worker(made["spec"]["worker"]["spec"], choice, spot)
     return made
+
+
+def address_of(metadata: dict[str, Any]) -> str:
+    """Return where the scheduler of a cluster is reached."""
+    return f"tls://{metadata['name']}-scheduler.{metadata['namespace']}.svc:8786"
+
+
+def make_worker(cluster: dict[str, Any], number: int) -> dict[str, Any]:
+    """Return the DaskWorkerGroup resource of one worker of a cluster, as Kubernetes keeps that."""
+    metadata = cluster["metadata"]
+    owner = {"apiVersion": f"{GROUP}/{VERSION}", "kind": "DaskCluster"}
+    return {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": "DaskWorkerGroup",
+        "metadata": {
+            "name": f"{metadata['name']}-{number}",
+            "namespace": metadata["namespace"],
+            "labels": {**metadata.get("labels", {}), "dask.org/cluster-name": metadata["name"]},
+            "ownerReferences": [{**owner, "name": metadata["name"], "uid": metadata["uid"]}],
+        },
+        "spec": {
+            "cluster": metadata["name"],
+            "worker": {**cluster["spec"]["worker"], "replicas": 1},
+        },
+    }
+
+
+def made_for(worker: str) -> str:
+    """Return the DaskWorkerGroup whose worker has this name."""
+    return worker.rpartition("-worker-")[0]
 
 
 def _shape_worker(pod: dict[str, Any], worker: dict[str, Any], choice: ClusterChoice) -> None:
@@ -98,8 +139,30 @@ def _shape_worker(pod: dict[str, Any], worker: dict[str, Any], choice: ClusterCh
         "requests": {"cpu": f"{math.ceil(cores * 1000)}m", "memory": memory},
         "limits": {"cpu": str(math.ceil(cores)), "memory": memory},
     }
-    if choice.node_selector:
-        pod["nodeSelector"] = {**pod.get("nodeSelector", {}), **choice.node_selector}
+
+
+def _place_worker(pod: dict[str, Any], choice: ClusterChoice, spot: dict[str, Any]) -> None:
+    """Choose the nodes of a worker; `spot` is what the installation says of spot nodes."""
+    labels = spot.get("labels") or {}
+    chosen = dict(choice.node_selector)
+    if choice.spot and not labels:
+        raise ClusterError(
+            "cluster.spot: this installation names no spot nodes: set cluster.spot.labels of the "
+            "chart, or leave spot out"
+        )
+    if choice.spot:
+        chosen |= labels
+    if choice.spot is not False:
+        pod["tolerations"] = [*pod.get("tolerations", []), *(spot.get("tolerations") or [])]
+    elif labels:
+        off = [
+            {"key": key, "operator": "NotIn", "values": [label]} for key, label in labels.items()
+        ]
+        terms = {"nodeSelectorTerms": [{"matchExpressions": off}]}
+        required = {"requiredDuringSchedulingIgnoredDuringExecution": terms}
+        pod["affinity"] = {"nodeAffinity": required}
+    if chosen:
+        pod["nodeSelector"] = {**pod.get("nodeSelector", {}), **chosen}
 
 
 def _container(resource: dict[str, Any], role: str) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, str]:
     store = CubeStore.create(url)
     axes = axes_for(PRODUCT, PERIOD, 32)
     layout = cube_layout.Layout(PRODUCT, GRID, axes, ZONES, {"means": (2,)})
-    session = store.writable("main")
+    session = store.repository.writable_session("main")
     identity = {"product": "moss", "version": "3", "grid": GRID.to_json()}
     cube_layout.create(session, layout, {**identity, "period": ["2020-01-05", "2020-01-25"]})
     root = zarr.open_group(session.store, mode="r+")
@@ -63,7 +63,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, str]:
     root["day/observed"][slot] = 2
     root["zones/day/mean_ndvi"][1, slot] = 0.25
     first = session.commit("one pixel")
-    session = store.writable("main")
+    session = store.repository.writable_session("main")
     zarr.open_group(session.store, mode="r+")["day/ndvi"][slot, 0, 0] = -1
     return url, first, session.commit("two pixels")
 
@@ -165,7 +165,7 @@ def test_unknown_snapshot_is_told(written: tuple[str, str, str]) -> None:
 
 def test_a_foreign_store_is_told(tmp_path: Path) -> None:
     store = CubeStore.create(str(tmp_path / "cube"))
-    session = store.writable("main")
+    session = store.repository.writable_session("main")
     zarr.create_group(session.store)
     session.commit("not a cube")
     with pytest.raises(CubeError, match="alpage did not write it"):

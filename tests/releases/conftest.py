@@ -101,7 +101,7 @@ def cube(tmp_path_factory: pytest.TempPathFactory) -> Written:
     """The cube: one observed day in a first snapshot, two in a second."""
     url = str(tmp_path_factory.mktemp("cube") / "moss")
     store = CubeStore.create(url)
-    session = store.writable("main")
+    session = store.repository.writable_session("main")
     cube_layout.create(session, LAYOUT, IDENTITY)
     root = zarr.open_group(session.store, mode="r+")
     ndvi, day = stored_ndvi(), slot_of("2020-01-05")
@@ -109,7 +109,7 @@ def cube(tmp_path_factory: pytest.TempPathFactory) -> Written:
     root["day/observed"][day] = 1
     root["zones/day/mean_ndvi"][:, day] = [0.25, np.nan]
     first = session.commit("one day")
-    session = store.writable("main")
+    session = store.repository.writable_session("main")
     root = zarr.open_group(session.store, mode="r+")
     day = slot_of("2020-01-15")
     root["day/ndvi"][day] = np.where(ndvi < 0, ndvi, ndvi // 2)

@@ -129,7 +129,7 @@ def test_a_cube_is_judged_by_its_own_ledger(tmp_path, cube) -> None:
         axes = axes_for(product, covering(Calendar.DAY, *period), 32)
         layout = cube_layout.Layout(product, grid, axes, (), {})
         store = CubeStore.create(str(tmp_path / name))
-        session = store.writable("main")
+        session = store.repository.writable_session("main")
         cube_layout.create(session, layout, {})
         root = zarr.open_group(session.store, mode="r+")
         record = Record(

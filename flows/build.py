@@ -46,6 +46,7 @@ def plan(study: Study, found: SearchResult, part: str | None = None) -> Plan:
     """Draw the bill, and stop where a limit would be passed."""
     made = verbs.plan(study, found, part=part)
     create_markdown_artifact(key="bill", markdown=_table(made.bill.to_json()), description="bill")
+    made.bill.check(study.limits)
     return made
 
 

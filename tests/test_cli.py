@@ -189,6 +189,20 @@ def test_a_bad_study_is_one_line_and_exit_code_2(
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_a_bill_beyond_a_limit_is_shown_all_the_same(
+    call: Any, study: Path, tmp_path: Path
+) -> None:
+    content = yaml.safe_load(study.read_text()) | {"limits": {"blocks": 1}}
+    for name in ("mean_ndvi.py", "monthly_ndvi.py"):
+        shutil.copyfile(study.parent / name, tmp_path / name)
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(content))
+    told = call("plan", path, "--json")
+    assert told.code == 1
+    assert json.loads(told.out)["blocks_to_do"] > 1
+    assert told.err.startswith("error limits.blocks: the run needs up to")
+
+
 @pytest.mark.parametrize("verb", ["plan", "run", "release", "series", "status"])
 def test_a_study_that_cannot_be_met_writes_nothing(
     call: Any, study: Path, tmp_path: Path, verb: str

@@ -115,8 +115,9 @@ def plan(study: StudyFile, part: PartOf = None, as_json: AsJson = False) -> None
     bill = made.bill.to_json() | {"quarantined": made.left_out}
     if as_json:
         _print_json(bill)
-        return
-    _print_bill(bill)
+    else:
+        _print_bill(bill)
+    made.bill.check(chosen.limits)
 
 
 @app.command(epilog="Example: alpage run study.yaml; alpage run study.yaml --on prefect://build")

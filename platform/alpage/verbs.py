@@ -52,10 +52,9 @@ def search(study: Study) -> SearchResult:
 def plan(study: Study, found: SearchResult | None = None, *, part: str | None = None) -> Plan:
     """Return what a run of the study, or of one part of it, would do and cost. Writes nothing.
 
-    Raises LimitReached where it would pass a limit of the study.
+    Also where a run would not start for a limit of the study: `plan(...).bill.check(limits)`.
     """
     made, _ = _plan(study, found, None if part is None else Part.parse(part))
-    made.bill.check(study.limits)
     return made
 
 

@@ -305,5 +305,5 @@ def test_a_part_is_billed_alone(study_of: Callable[..., Study]) -> None:
 
     limited = study_of("vegetation", grid=GRID, limits={"blocks": whole.n_blocks // 2})
     with pytest.raises(LimitReached, match=r"limits\.blocks"):
-        alpage.plan(limited)
+        alpage.run(limited)
     assert alpage.plan(limited, part="4/4").bill.n_blocks == parts[3].n_blocks

@@ -1,6 +1,7 @@
 """The command line: help with examples, exit codes, one sentence for a failure, sound JSON."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -225,6 +226,23 @@ def test_a_wrong_call_is_told_with_exit_code_2(call: Any, arguments: tuple[str, 
     assert told.code == 2
     assert told.out == ""
     assert told.err.startswith("Usage: ")
+
+
+def test_a_part_says_what_is_left_to_do(call: Any, study: Path, tmp_path: Path) -> None:
+    own = yaml.safe_load(study.read_text()) | {"cube": str(tmp_path / "cube")}
+    study = study.with_name("parts.yaml")
+    study.write_text(yaml.safe_dump(own))
+    refused = call("run", study, "--part", "3/2")
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.strip() == "error part: expected one from 1/2 to 2/2, got 3/2"
+    told = call("run", study, "--part", "1/1")
+    assert told.code == 0, told.err
+    done = "is done; when all are, a run without --part shows readers the cube"
+    assert re.search(rf"part 1/1 of .*cube {done}", told.out)
+    assert re.search(
+        r"nothing to do: part 1/1 of .*cube is up to date", call("run", study, "--part", "1/1").out
+    )
+    assert call("plan", study, "--part", "1/1", "--json").json()["blocks_to_do"] == 0
 
 
 @pytest.mark.parametrize("verb", ["history", "rollback"])

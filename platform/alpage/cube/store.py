@@ -148,8 +148,9 @@ class CubeStore:
             raise CubeBusy(
                 f"cube: another run of this study finished {self.url} meanwhile; run again"
             ) from error
-        self._check_ours(branch, session.snapshot_id)
-        self._known[branch] = session.snapshot_id
+        if branch in self._known:
+            self._check_ours(branch, session.snapshot_id)
+            self._known[branch] = session.snapshot_id
         return session
 
     def commit(
@@ -162,15 +163,13 @@ class CubeStore:
     ) -> None:
         """Commit a change on top of a branch, nothing where it changes nothing.
 
-        It is made anew where another part of the run has written to the same chunk meanwhile. A
-        seal is what history will tell of a state that readers may see.
+        It is made anew on top of what another part of the run commits at the same moment. A seal
+        is what history will tell of a state that readers may see.
         """
         told = {**(seal or {}), "run": self._run}
-        solver: icechunk.ConflictSolver | None = None
         with contextlib.ExitStack() as stack:
             if self._part is not None:
                 told["part"] = str(self._part)
-                solver = icechunk.ConflictDetector()
                 stack.enter_context(turn(self.url))
             while True:
                 session = self.writable(branch)
@@ -178,8 +177,11 @@ class CubeStore:
                 if seal is None and not session.has_uncommitted_changes:
                     return
                 try:
-                    session.commit(message, told, rebase_with=solver, allow_empty=seal is not None)
-                except icechunk.RebaseFailedError:
+                    session.commit(message, told, allow_empty=seal is not None)
+                except icechunk.ConflictError:
+                    # Not rebased: parts share chunks of the ledger, and others are told at once.
+                    if self._part is None:
+                        raise
                     continue
                 return
 

@@ -60,7 +60,8 @@ def struck(installed: Any, patient: Make, begun: Callable[[str], str]) -> dict[s
     runs["thinned"] = installed.submit(patient("thinned", slower=2))
     runs["hungry"] = installed.submit(patient("hungry", eats_mib=1500))
     (flow,) = _flows(installed, runs["moved"], begun)
-    installed.force(flow)
+    # As a node that is drained does it: the flow has a moment to tell Prefect.
+    installed.kubectl("delete", "pod", flow, "--wait=false")
     (scheduler,) = _pods(installed, begun(runs["headless"]), "scheduler")
     installed.force(scheduler)
     cluster, taken = begun(runs["thinned"]), 0

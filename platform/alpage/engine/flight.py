@@ -31,6 +31,8 @@ PAUSE_S = 0.05
 LOOK_S = 5.0
 """Between two counts of the workers: pods arrive one by one."""
 
+SETTLED = ("finished", "error", "cancelled")
+
 Landed = tuple[Task, Done | None, BaseException | None]
 
 
@@ -85,26 +87,35 @@ class Flight:
             time.sleep(max(self._landed + PAUSE_S - time.monotonic(), 0.0))
         futures = [one for one in self._pool.next_batch() if one.key in self._flying]
         self._landed = time.monotonic()
-        finished = [future for future in futures if future.status == "finished"]
+        states = {future.key: future.status for future in futures}
+        finished = [future for future in futures if states[future.key] == "finished"]
         with _scheduler_there():
             gathered = self._client.gather(finished)
             answers = dict(zip([one.key for one in finished], gathered, strict=True))
         ended: list[Landed] = []
         for future in futures:
+            if states[future.key] not in SETTLED:
+                # Its worker went away with what it had: the scheduler has it done anew.
+                self._pool.add(future)
+                continue
             task, _ = self._flying.pop(future.key)
             done: Done | None = answers.get(future.key)
             if done is None:
-                failure = future.exception()
-                with _scheduler_there():
-                    # Nothing is cancelled here but by a scheduler that forgot what it had.
-                    if isinstance(failure, FutureCancelledError):
-                        raise failure
-                ended.append((task, None, failure))
+                ended.append((task, None, self._failure(future)))
             else:
                 self._learn(done)
                 ended.append((task, done, None))
             future.release()
         return ended
+
+    def _failure(self, future: Future) -> BaseException:
+        failure = future.exception()
+        # Nothing is cancelled here but by a scheduler that forgot what it had.
+        with _scheduler_there():
+            if isinstance(failure, FutureCancelledError):
+                raise failure
+        assert isinstance(failure, BaseException)
+        return failure
 
     def _learn(self, done: Done) -> None:
         seconds = sum(done.record.cost[kind] for kind in SECONDS)

@@ -285,12 +285,28 @@ def kubernetes() -> None:
     run("kubectl", "get", "--raw", "/readyz")
 
 
-@pytest.fixture(scope="session")
-def images(kubernetes: None, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Both images, built from these sources and given to the cluster."""
+def _builder() -> str:
     builder = os.environ.get("E2E_IMAGE_BUILDER", str(BUILDER))
     if shutil.which(builder) is None:
         pytest.fail(f"set E2E_IMAGE_BUILDER: there is no {builder}", pytrace=False)
+    return builder
+
+
+@pytest.fixture(scope="session")
+def build_image(images: None) -> Callable[..., None]:
+    """Builds another image on top of alpage's, and gives it to the cluster."""
+
+    def build(tag: str, context: Path, image: str, base: str) -> None:
+        run(ROOT / "scripts" / "image_context", context, image, base)
+        run(_builder(), tag, context, timeout=600)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def images(kubernetes: None, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Both images, built from these sources and given to the cluster."""
+    builder = _builder()
     began = time.monotonic()
     context = tmp_path_factory.mktemp("image")
     run(ROOT / "scripts" / "image_context", context)

@@ -33,7 +33,7 @@ def test_the_first_notebook_runs_in_its_image(
         "args": ["jupyter", "execute", "--output=/tmp/done.ipynb", "notebooks/first_cube.ipynb"],
         "securityContext": security,
         "resources": {"limits": {"cpu": "2", "memory": "3Gi"}},
-        "volumeMounts": [{"name": "scratch", "mountPath": "/tmp"}],  # noqa: S108 - of the pod
+        "volumeMounts": [{"name": "scratch", "mountPath": "/tmp"}],
     }
     pod = {
         "apiVersion": "v1",

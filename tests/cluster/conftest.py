@@ -9,6 +9,7 @@ names the file that gets the series of workers which scripts/plot_scaling.py dra
 
 import base64
 import contextlib
+import datetime as dt
 import functools
 import json
 import os
@@ -219,10 +220,21 @@ class Installed:
 
         return dict(until(state, seconds, f"run {run_id} has ended"))
 
+    def lines(self, run_id: str) -> list[dict[str, Any]]:
+        """Return the lines that a run said to Prefect, oldest first."""
+        of_run = {"logs": {"flow_run_id": {"any_": [run_id]}}, "limit": 200}
+        return list(self.call("POST", "/logs/filter", {**of_run, "sort": "TIMESTAMP_ASC"}))
+
     def logs(self, run_id: str) -> str:
         """Return what a run said to Prefect."""
-        of_run = {"logs": {"flow_run_id": {"any_": [run_id]}}, "limit": 200}
-        return "\n".join(line["message"] for line in self.call("POST", "/logs/filter", of_run))
+        return "\n".join(line["message"] for line in self.lines(run_id))
+
+    def seconds_until_said(self, run_id: str, words: str) -> float:
+        """Return how long after its start a run first said some words to Prefect."""
+        began = self.call("GET", f"/flow_runs/{run_id}")["start_time"]
+        said = next(one["timestamp"] for one in self.lines(run_id) if words in one["message"])
+        first, then = (dt.datetime.fromisoformat(when) for when in (began, said))
+        return (then - first).total_seconds()
 
     def report(self, run_id: str) -> dict[str, Any]:
         """Return what a run did, as its report in Prefect says."""

@@ -314,8 +314,9 @@ def serve(
 ) -> None:
     """Serve releases over HTTP, with byte ranges and CORS."""
     from alpage.serve.static import serve_releases
+    from alpage.settings import settings
 
-    serve_releases(place, host=host, port=port)
+    serve_releases(place, host=host, port=port, metrics_port=settings().metrics_port)
 
 
 @app.command(epilog="Example: alpage demo --folder demo")

@@ -7,11 +7,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 import xarray as xr
+from prometheus_client.parser import text_string_to_metric_families
 
 CONTENT = bytes(range(256)) * 5000
 PATIENCE_S = 60
@@ -27,13 +29,20 @@ def client(s3) -> Iterator[httpx.Client]:
         yield client
 
 
-@contextlib.contextmanager
-def serving(place: str) -> Iterator[str]:
+def free_port() -> int:
     with socket.socket() as it:
         it.bind(("127.0.0.1", 0))
-        port = it.getsockname()[1]
+        port: int = it.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def serving(place: str, **environment: str) -> Iterator[str]:
+    port = free_port()
     command = [sys.executable, "-m", "alpage.cli", "serve", place, "--port", str(port)]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ.copy())
+    server = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=os.environ | environment
+    )
     url = f"http://127.0.0.1:{port}"
     try:
         until = time.monotonic() + PATIENCE_S
@@ -108,6 +117,27 @@ def test_nobody_writes(client: httpx.Client) -> None:
     assert client.put("/snow/shard", content=b"mine").status_code == 405
     assert client.delete("/snow/shard").status_code == 405
     assert client.get("/snow/shard").content == CONTENT
+
+
+def test_prometheus_sees_what_is_asked_and_sent(s3) -> None:
+    s3.files.pipe_file(f"{s3.name}/releases/shard", CONTENT)
+    metrics = free_port()
+    with serving(f"{s3.url}/releases", ALPAGE_METRICS_PORT=str(metrics)) as url:
+        for path, asked in (("shard", "bytes=0-99"), ("shard", "bytes=0-"), ("none", "bytes=0-")):
+            httpx.get(f"{url}/{path}", headers={"Range": asked})
+        text = httpx.get(f"http://127.0.0.1:{metrics}/metrics").text
+    samples = [one for family in text_string_to_metric_families(text) for one in family.samples]
+    told = {(one.name, one.labels.get("status")): one.value for one in samples}
+    assert told["alpage_service_requests_total", "206"] == 2
+    assert told["alpage_service_requests_total", "404"] == 1
+    assert told["alpage_service_sent_bytes_total", None] >= 100 + len(CONTENT)
+    # The first calls asked whether it is there.
+    asked = sum(value for (name, _), value in told.items() if name.endswith("requests_total"))
+    assert told["alpage_service_request_seconds_count", None] == asked
+    documented = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    ours = {one.name for one in samples if one.name.startswith("alpage_service")}
+    for name in {name for name in ours if not name.endswith(("_created", "_bucket", "_sum"))}:
+        assert f"`{name.removesuffix('_count')}`" in documented
 
 
 # HTTP lists nothing: only consolidated metadata say which arrays there are.

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import uvicorn
+from prometheus_client import start_http_server
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -14,11 +15,12 @@ from starlette.staticfiles import StaticFiles
 from alpage.errors import StudyError
 from alpage.objectstore import on_s3, touch
 from alpage.serve.bucket import BucketFiles
+from alpage.serve.watch import Watch, Watched
 
 EXPOSED = ["Content-Range", "Accept-Ranges", "Content-Length", "ETag"]
 
 
-def app_for(place: str) -> Starlette:
+def app_for(place: str, watch: Watch) -> Starlette:
     """Return the application that serves a folder or what lies below an s3:// URL, read-only.
 
     Raises StudyError where there is no such folder, StorageError where no such bucket.
@@ -33,12 +35,27 @@ def app_for(place: str) -> Starlette:
     cors = Middleware(
         CORSMiddleware, allow_origins=["*"], allow_methods=["GET", "HEAD"], expose_headers=EXPOSED
     )
-    return Starlette(routes=[Route("/healthz", _alive), files], middleware=[cors])
+    middleware = [Middleware(Watched, watch=watch), cors]
+    return Starlette(routes=[Route("/healthz", _alive), files], middleware=middleware)
 
 
-def serve_releases(place: str, *, host: str, port: int) -> None:
-    """Serve a folder or what lies below an s3:// URL until interrupted."""
-    uvicorn.run(app_for(place), host=host, port=port, log_level="warning")
+def serve_releases(place: str, *, host: str, port: int, metrics_port: int | None) -> None:
+    """Serve a folder or what lies below an s3:// URL until interrupted.
+
+    Raises StudyError or StorageError where there is nothing to serve, StudyError where the port
+    of its metrics is taken.
+    """
+    watch = Watch()
+    app = app_for(place, watch)
+    if metrics_port is not None:
+        try:
+            start_http_server(metrics_port, registry=watch.registry)
+        except OSError as error:
+            raise StudyError(
+                f"metrics: port {metrics_port} cannot be opened ({error.strerror}); choose "
+                "another ALPAGE_METRICS_PORT"
+            ) from error
+    uvicorn.run(app, host=host, port=port, log_level="warning")
 
 
 def _alive(request: Request) -> PlainTextResponse:

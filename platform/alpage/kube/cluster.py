@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 POLL_S = 1.0
 # What looks lasting may still be a hiccup, of a registry for instance.
 LASTING_S = 20.0
-OPERATOR_S = 30.0
+OPERATOR_S = 45.0
 """Within this time the operator has made the scheduler's pod, or it is not there."""
 GONE_S = 90.0
 REQUEST_S = 10.0

@@ -45,6 +45,7 @@ MEANINGS = {
     "NoSuchBucket": "there is no such bucket: make it, or correct the name",
     "InvalidBucketName": "this is no name of a bucket: correct it",
     "InvalidAccessKeyId": REFUSED.format("it does not know the key") + "check AWS_ACCESS_KEY_ID",
+    "XAdminUserNotFound": REFUSED.format("it does not know the key") + "check AWS_ACCESS_KEY_ID",
     "SignatureDoesNotMatch": REFUSED.format("the secret does not fit the key")
     + "check AWS_SECRET_ACCESS_KEY",
     "ExpiredToken": REFUSED.format("the keys have expired") + "take new ones",
@@ -266,7 +267,8 @@ def read_object(url: str) -> bytes:
     try:
         return bytes(obstore.get(bucket_store(bucket), key).bytes())
     except (FileNotFoundError, BaseError) as error:
-        if isinstance(error, FileNotFoundError) and _code(str(error)) != "NoSuchBucket":
+        # Some stores answer 404 to a key of nobody, too.
+        if isinstance(error, FileNotFoundError) and _code(str(error)) not in MEANINGS:
             raise FileNotFoundError(url) from None
         raise StorageError(f"{url} cannot be read: {reason(error)}") from None
 

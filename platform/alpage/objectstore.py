@@ -6,7 +6,9 @@ process takes its own from its environment, profile or web identity, and renews 
 
 import datetime as dt
 import os
+import random
 import re
+import time
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -264,13 +266,23 @@ def read_object(url: str) -> bytes:
     Raises FileNotFoundError where there is none, StorageError where it cannot be read.
     """
     bucket, key = split(url)
-    try:
-        return bytes(obstore.get(bucket_store(bucket), key).bytes())
-    except (FileNotFoundError, BaseError) as error:
-        # Some stores answer 404 to a key of nobody, too.
-        if isinstance(error, FileNotFoundError) and _code(str(error)) not in MEANINGS:
-            raise FileNotFoundError(url) from None
-        raise StorageError(f"{url} cannot be read: {reason(error)}") from None
+    for attempt in range(1, MAX_TRIES + 1):
+        try:
+            return bytes(obstore.get(bucket_store(bucket), key).bytes())
+        except (FileNotFoundError, BaseError) as error:
+            # Some stores answer 404 to a key of nobody, too.
+            if isinstance(error, FileNotFoundError) and _code(str(error)) not in MEANINGS:
+                raise FileNotFoundError(url) from None
+            # obstore's own retries end where a body breaks off.
+            if not is_passing(error) or attempt == MAX_TRIES:
+                raise StorageError(f"{url} cannot be read: {reason(error)}") from None
+        pause(attempt)
+    raise AssertionError("unreachable")
+
+
+def pause(attempt: int) -> None:
+    """Wait before a request is made again: longer each time, and seldom as long as others."""
+    time.sleep(random.uniform(0.5, 1) * min(0.1 * 2**attempt, 15.0))  # noqa: S311
 
 
 def write_object(url: str, content: bytes | Path) -> None:

@@ -106,7 +106,7 @@ def run(
             work = Run(made, client, store, branch, settings(), on_progress, pace)
             with showing(work):
                 work.execute()
-        _keep_sources(url, made)
+        _keep_sources(url, made, has_others=chosen is not None or resumed is not None)
         if chosen is not None:
             work.report.part = str(chosen)
             return work.report
@@ -232,13 +232,16 @@ def sources_path(cube: str, scenes_digest: str) -> str:
     return scenes_path(cube, scenes_digest).removesuffix(".parquet") + ".headers"
 
 
-def _keep_sources(url: str, made: Plan) -> None:
-    """Keep the headers that a run has read beside those of its parts.
+def _keep_sources(url: str, made: Plan, *, has_others: bool) -> None:
+    """Keep the headers that a run has read; beside those of others, where parts may have read some.
 
     Where two parts on S3 end at once those of one may be lost: a later plan reads them again.
     """
     place = sources_path(url, made.scenes.digest)
     sound = [scene for scene in made.scenes.scenes if scene.id not in made.quarantined]
+    if not has_others:
+        write_sources(place, made.sources, sound)
+        return
     with turn(url):
         kept = read_sources(place, sound, made.shared.product.bands)
         write_sources(place, kept | made.sources, sound)

@@ -6,7 +6,6 @@ between workers.
 
 import contextlib
 import os
-import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,7 @@ from alpage.objectstore import (
     TIMEOUTS,
     forget_environment,
     is_passing,
+    pause,
     reason,
     settings,
     status_of,
@@ -223,7 +223,7 @@ def _asked(
             if not (is_short or is_passing(error)) or attempt == MAX_TRIES:
                 raise StorageError(f"{safe_name(href)}: {_reason(error)}") from None
         counters.retries += 1
-        time.sleep(random.uniform(0.5, 1) * min(0.1 * 2**attempt, 15.0))  # noqa: S311
+        pause(attempt)
     raise AssertionError("unreachable")
 
 

@@ -18,6 +18,8 @@ job_configuration:
       generateName: {{ "{{ name }}-" | quote }}
     spec:
       backoffLimit: 0
+      {{- /* A pod that ends counts when it has ended: by then its flow has asked for another. */}}
+      podReplacementPolicy: Failed
       ttlSecondsAfterFinished: {{ $flows.keepFinishedSeconds }}
       {{- with $flows.deadlineSeconds }}
       activeDeadlineSeconds: {{ . }}

@@ -32,7 +32,10 @@ def test_the_first_notebook_runs_in_its_image(
         "imagePullPolicy": "Never",
         "args": ["jupyter", "execute", "--output=/tmp/done.ipynb", "notebooks/first_cube.ipynb"],
         "securityContext": security,
-        "resources": {"limits": {"cpu": "2", "memory": "3Gi"}},
+        "resources": {
+            "requests": {"cpu": "100m", "memory": "1Gi"},
+            "limits": {"cpu": "2", "memory": "3Gi"},
+        },
         "volumeMounts": [{"name": "scratch", "mountPath": "/tmp"}],
     }
     pod = {

@@ -17,6 +17,7 @@ import re
 import shutil
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +49,7 @@ PATIENT = {"product": "patient:product"}
 TAIL = {"long_row": 48, "long_column": 48}
 FIGURES: dict[str, float] = {}
 INSTALL_S, RUN_S, GONE_S = 600, 900, 180
+CALLS = 5
 BUSY_TRIES = 30
 
 
@@ -189,22 +191,23 @@ class Installed:
         return forwarded(self.namespace, f"{self.name}-server", 4200)
 
     def call(self, method: str, path: str, content: Any = None) -> Any:
-        """Return what Prefect's API answers."""
-        with self.api() as address, httpx.Client(base_url=f"http://{address}/api") as client:
-            answer = client.request(method, path, json=content, timeout=60)
-            for _ in range(BUSY_TRIES):
-                if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
-                    break
-                # Its database takes one writer at a time: Prefect's own client tries again, too.
-                time.sleep(1)
-                answer = client.request(method, path, json=content, timeout=60)
+        """Return what Prefect's API answers; asked again where the way there breaks off."""
+        for attempt in range(CALLS):
+            try:
+                with self.api() as address, httpx.Client(base_url=f"http://{address}/api") as api:
+                    answer = api.request(method, path, json=content, timeout=60)
+            except httpx.TransportError:
+                if attempt == CALLS - 1:
+                    raise
+                time.sleep(2)
+                continue
             assert answer.is_success, answer.text
             return answer.json() if answer.content else None
 
     def submit(self, study: dict[str, Any], deployment: str = "build") -> str:
         """Start a run of a study as any client does; returns its id."""
         found = self.call("GET", f"/deployments/name/{deployment}/{deployment}")
-        parameters = {"parameters": {"study": study}}
+        parameters = {"parameters": {"study": study}, "idempotency_key": uuid.uuid4().hex}
         started = self.call("POST", f"/deployments/{found['id']}/create_flow_run", parameters)
         return str(started["id"])
 

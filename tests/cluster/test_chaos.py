@@ -173,12 +173,13 @@ def _runs(installed: Any, run_id: str) -> bool:
 @contextlib.contextmanager
 def _paused_api() -> Iterator[None]:
     """The API server stopped for a while, where it is a process of this machine."""
-    found = [
-        int(folder.name)
-        for folder in Path("/proc").iterdir()
-        if folder.name.isdigit()
-        and (folder / "cmdline").read_bytes().startswith(b"kube-apiserver\0--etcd-servers")
-    ]
+    found = []
+    for folder in Path("/proc").iterdir():
+        # Processes come and go.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, NotADirectoryError):
+            told = (folder / "cmdline").read_bytes()
+            if folder.name.isdigit() and told.startswith(b"kube-apiserver\0--etcd-servers"):
+                found.append(int(folder.name))
     if len(found) != 1:
         pytest.skip("the API server is no process of this machine: it cannot be paused from here")
     os.kill(found[0], signal.SIGSTOP)

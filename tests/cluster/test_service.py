@@ -12,7 +12,9 @@ pytestmark = pytest.mark.cluster
 
 
 def test_the_release_of_a_run_is_served(
-    installed: Any, study: Callable[..., Any], local: dict[str, xr.Dataset]
+    installed: Any,
+    study: Callable[..., Any],
+    local: Callable[[str], dict[str, xr.Dataset]],
 ) -> None:
     run_id = installed.submit(study("served"))
     state = installed.ended(run_id)
@@ -22,7 +24,7 @@ def test_the_release_of_a_run_is_served(
     with installed.forward(f"{installed.name}-service", 80) as address:
         url = f"http://{address}"
         release = httpx.get(f"{url}/collection.json").raise_for_status().json()["version"]
-        for group, expected in local.items():
+        for group, expected in local("vegetation").items():
             found = xr.open_zarr(f"{url}/{release}/cube.zarr", group=group)
             assert set(found.variables) == set(expected.variables)
             for name, variable in expected.variables.items():

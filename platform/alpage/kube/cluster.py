@@ -69,8 +69,10 @@ def open_kubernetes(
     started = False
     try:
         cluster.keep(make_secret(security, cluster.resource))
+        # Workers that come first could take the last place that a quota leaves to the scheduler.
+        cluster.await_scheduler(patience_s, ready=False)
         cluster.await_crew(crew, patience_s)
-        cluster.await_scheduler(patience_s)
+        cluster.await_scheduler(patience_s, ready=True)
         with Client(cluster.address, timeout="60s", security=security) as client:
             cluster.await_worker(client, len(crew), patience_s)
             started = True
@@ -139,8 +141,8 @@ class _Cluster:
                 logger.warning("no worker is made yet: %s", _brief(error))
             patience.wait("scheduler", "no worker is made yet")
 
-    def await_scheduler(self, patience_s: float) -> None:
-        """Wait until the scheduler's pod is ready. Raises ClusterError."""
+    def await_scheduler(self, patience_s: float, *, ready: bool) -> None:
+        """Wait until the scheduler's pod is there, or ready. Raises ClusterError."""
         patience = _Patience(self, patience_s)
         while True:
             try:
@@ -148,7 +150,7 @@ class _Cluster:
                 is_made = bool(pods or self.deployments("scheduler"))
             except (ApiException, HTTPError):
                 pods, is_made = [], True
-            if any(_is_ready(pod) for pod in pods):
+            if any(_is_ready(pod) or not ready for pod in pods):
                 return
             if not is_made and patience.waited > OPERATOR_S:
                 raise ClusterError(

@@ -191,18 +191,16 @@ class Installed:
         return forwarded(self.namespace, f"{self.name}-server", 4200)
 
     def call(self, method: str, path: str, content: Any = None) -> Any:
-        """Return what Prefect's API answers; asked again where the way there breaks off."""
+        """Return what Prefect's API answers; asked again while it is busy, or not reached."""
         for attempt in range(CALLS):
-            try:
+            with contextlib.suppress(httpx.TransportError):
                 with self.api() as address, httpx.Client(base_url=f"http://{address}/api") as api:
                     answer = api.request(method, path, json=content, timeout=60)
-            except httpx.TransportError:
-                if attempt == CALLS - 1:
-                    raise
-                time.sleep(2)
-                continue
-            assert answer.is_success, answer.text
-            return answer.json() if answer.content else None
+                if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                    assert answer.is_success, answer.text
+                    return answer.json() if answer.content else None
+            time.sleep(2 * (attempt + 1))
+        pytest.fail(f"Prefect's API was not to be had in {CALLS} tries: {method} {path}")
 
     def submit(self, study: dict[str, Any], deployment: str = "build") -> str:
         """Start a run of a study as any client does; returns its id."""

@@ -65,9 +65,9 @@ def main() -> None:
     told = {
         "blocks": rebuild.n_blocks,
         "blocks_touched": n_touched,
-        "update_core_s": core_seconds(update),
+        "update_core_s": update.worker_seconds,
         "touched_share_core_s": share_s,
-        "rebuild_core_s": core_seconds(rebuild),
+        "rebuild_core_s": rebuild.worker_seconds,
         "update_s": update_s,
         "rebuild_s": rebuild_s,
         "load_before": load,
@@ -108,11 +108,6 @@ def timed(study: Study) -> tuple[RunReport, float]:
     started = time.perf_counter()
     report = verbs.run(study)
     return report, time.perf_counter() - started
-
-
-def core_seconds(report: RunReport) -> float:
-    """Return the seconds that workers spent on blocks."""
-    return report.read_seconds + report.compute_seconds + report.write_seconds
 
 
 def fingerprints(cube: Path) -> dict[str, NDArray[np.uint64]]:

@@ -137,9 +137,7 @@ def measure(blocks: int) -> dict[str, float]:
         "resume s": planned[1] - halfway,
         "run s": run_s,
         "ms a block": run_s / (side * side) * 1000,
-        "worker ms a block": 1000
-        * (report.read_seconds + report.compute_seconds + report.write_seconds)
-        / report.n_blocks,
+        "worker ms a block": 1000 * report.worker_seconds / report.n_blocks,
         "again s": checked - ended,
         "coordinator MiB": peak,
         "of it before MiB": before,

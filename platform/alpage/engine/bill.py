@@ -9,17 +9,16 @@ import zarr
 
 from alpage.cube.layout import SECONDS, Layout, step_layers
 from alpage.cube.ledger import BlockId, read_costs
+from alpage.engine.budget import beside, cost_of
 from alpage.engine.demand import demand_of
 from alpage.engine.inspect import SceneSource
 from alpage.engine.memory import peak_bytes
 from alpage.engine.storage import ReadCounters
 from alpage.engine.work import Work
 from alpage.errors import LimitReached
-from alpage.product import Context, Observe
+from alpage.product import Context
 from alpage.settings import Settings
 from alpage.study import Limits
-
-GIB = 2**30
 
 
 @dataclass
@@ -69,13 +68,15 @@ class Bill:
 
     def check(self, limits: Limits) -> None:
         """Raise LimitReached where the run would pass a limit of the study."""
-        for name, value, limit, unit in (
-            ("blocks", self.n_blocks, limits.blocks, "blocks"),
-            ("read_gib", self.read_bytes / GIB, limits.read_gib, "GiB"),
-            ("cost_eur", self.cost_eur, limits.cost_eur, "EUR"),
-            ("hours", (self.cpu_seconds or 0.0) / 3600, limits.hours, "core hours"),
-        ):
-            if limit is not None and value > limit:
+        used = beside(
+            limits,
+            blocks=self.n_blocks,
+            read_bytes=self.read_bytes,
+            cost_eur=self.cost_eur,
+            worker_seconds=self.cpu_seconds or 0.0,
+        )
+        for name, value, limit, unit in used:
+            if value > limit:
                 raise LimitReached(
                     f"limits.{name}: the run needs up to {value:.6g} {unit}, the limit is "
                     f"{limit:g}; nothing was started. Raise the limit, or ask for a smaller "
@@ -93,27 +94,28 @@ def draw_bill(
     prices: Settings,
 ) -> Bill:
     """Return the bill of all work that a plan expects."""
-    bill = Bill(blocks=work.expected(), requests=inspection.requests, read_bytes=inspection.bytes)
+    blocks = work.expected()
+    demand = demand_of(work, blocks, sources, context)
+    bill = Bill(
+        blocks=blocks,
+        scenes=len(demand.scenes),
+        requests=inspection.requests + demand.requests,
+        read_bytes=inspection.bytes + demand.read_bytes,
+        read_px=demand.read_px,
+        useful_px=demand.useful_px,
+        peak_bytes=peak_bytes(work.layout, batch_days, context, work.index.most_days),
+        write_bytes=sum(
+            _write_bytes(work.layout, step) * len(of_step) for step, of_step in blocks.items()
+        ),
+    )
     bill.skipped = sum(1 for step in work.steps for _ in work.blocks(step)) - bill.n_blocks
-    scenes: set[str] = set()
-    for step, blocks in bill.blocks.items():
-        stage = work.stage(step)
-        if isinstance(stage, Observe):
-            demand = demand_of(work, stage, blocks, sources, context)
-            scenes |= demand.scenes
-            bill.requests += demand.requests
-            bill.read_bytes += demand.read_bytes
-            bill.read_px += demand.read_px
-            bill.useful_px += demand.useful_px
-        bill.write_bytes += _write_bytes(work.layout, step) * len(blocks)
-    bill.scenes = len(scenes)
-    bill.peak_bytes = peak_bytes(work.layout, batch_days, context, work.index.most_days)
     bill.cpu_seconds = _cpu_seconds(bill, work.layout, found)
-    bill.cost_eur = (
-        bill.requests / 1000 * prices.thousand_gets_eur
-        + bill.read_bytes / GIB * prices.egress_gib_eur
-        + bill.n_blocks / 1000 * prices.thousand_puts_eur
-        + (bill.cpu_seconds or 0.0) / 3600 * prices.cpu_hour_eur
+    bill.cost_eur = cost_of(
+        prices,
+        blocks=bill.n_blocks,
+        requests=bill.requests,
+        read_bytes=bill.read_bytes,
+        worker_seconds=bill.cpu_seconds or 0.0,
     )
     return bill
 

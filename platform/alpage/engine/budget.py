@@ -1,4 +1,4 @@
-"""What a run has used of the limits that its study sets."""
+"""What blocks cost, and what they use of the limits that a study sets: planned, and done."""
 
 import math
 
@@ -8,6 +8,35 @@ from alpage.settings import Settings
 from alpage.study import Limits
 
 GIB = 2**30
+
+
+Used = list[tuple[str, float, float, str]]
+"""Name of a limit, how much of it is used, the limit, its unit."""
+
+
+def cost_of(
+    prices: Settings, *, blocks: int, requests: float, read_bytes: float, worker_seconds: float
+) -> float:
+    """Return what blocks cost in euros, planned or done."""
+    return (
+        requests / 1000 * prices.thousand_gets_eur
+        + read_bytes / GIB * prices.egress_gib_eur
+        + blocks / 1000 * prices.thousand_puts_eur
+        + worker_seconds / 3600 * prices.cpu_hour_eur
+    )
+
+
+def beside(
+    limits: Limits, *, blocks: int, read_bytes: float, cost_eur: float, worker_seconds: float
+) -> Used:
+    """Return each limit that a study sets, with what blocks use of it, planned or done."""
+    used = (
+        ("blocks", float(blocks), limits.blocks, "blocks"),
+        ("read_gib", read_bytes / GIB, limits.read_gib, "GiB"),
+        ("cost_eur", cost_eur, limits.cost_eur, "EUR"),
+        ("hours", worker_seconds / 3600, limits.hours, "core hours"),
+    )
+    return [(name, value, limit, unit) for name, value, limit, unit in used if limit is not None]
 
 
 class Budget:
@@ -24,31 +53,23 @@ class Budget:
     @property
     def cost_eur(self) -> float:
         """What the blocks done so far cost."""
-        report, prices = self._report, self._prices
-        return (
-            report.requests / 1000 * prices.thousand_gets_eur
-            + report.bytes_read / GIB * prices.egress_gib_eur
-            + report.n_blocks / 1000 * prices.thousand_puts_eur
-            + self._core_hours * prices.cpu_hour_eur
+        return cost_of(
+            self._prices,
+            blocks=self._report.n_blocks,
+            requests=self._report.requests,
+            read_bytes=self._report.bytes_read,
+            worker_seconds=self._report.worker_seconds,
         )
 
-    @property
-    def _core_hours(self) -> float:
-        report = self._report
-        return (report.read_seconds + report.compute_seconds + report.write_seconds) / 3600
-
-    def spent(self) -> list[tuple[str, float, float, str]]:
-        """Return what is used of each limit that the study sets: name, value, limit, unit."""
-        limits, report = self._limits, self._report
-        spent = (
-            ("blocks", float(report.n_blocks), limits.blocks, "blocks"),
-            ("read_gib", report.bytes_read / GIB, limits.read_gib, "GiB"),
-            ("cost_eur", self.cost_eur, limits.cost_eur, "EUR"),
-            ("hours", self._core_hours, limits.hours, "core hours"),
+    def spent(self) -> Used:
+        """Return what is used of each limit that the study sets."""
+        return beside(
+            self._limits,
+            blocks=self._report.n_blocks,
+            read_bytes=self._report.bytes_read,
+            cost_eur=self.cost_eur,
+            worker_seconds=self._report.worker_seconds,
         )
-        return [
-            (name, value, limit, unit) for name, value, limit, unit in spent if limit is not None
-        ]
 
     def affordable_blocks(self) -> float:
         """Return how many more blocks there is room for, if they cost what blocks did so far."""

@@ -61,12 +61,27 @@ class Demand:
 
 def demand_of(
     work: Work,
+    blocks: Mapping[str, Iterable[BlockId]],
+    sources: Mapping[str, SceneSource],
+    context: Context,
+) -> Demand:
+    """Return what blocks, by step, ask for at most; only observing ones ask for anything."""
+    demand = Demand()
+    for step, of_step in blocks.items():
+        stage = work.stage(step)
+        if isinstance(stage, Observe):
+            _add_stage(demand, work, stage, of_step, sources, context)
+    return demand
+
+
+def _add_stage(
+    demand: Demand,
+    work: Work,
     stage: Observe,
     blocks: Iterable[BlockId],
     sources: Mapping[str, SceneSource],
     context: Context,
-) -> Demand:
-    """Return what some blocks of an observing stage ask for, at most."""
+) -> None:
     grid, halo = work.layout.grid, stage.halo_px(context)
     columns = grid.tiles_yx[1]
     tiles_of: dict[str, list[int]] = defaultdict(list)
@@ -83,13 +98,12 @@ def demand_of(
             header = sources[scene_id].bands[name].header
             lies = header.crs, header.transform, header.shape_yx
             alike[kernel, lies].append((header, tiles))
-    demand = Demand(scenes=set(tiles_of))
+    demand.scenes |= tiles_of.keys()
     for (kernel, _), files in alike.items():
         numbers = np.unique(np.concatenate([tiles for _, tiles in files]))
         windows = _windows(files[0][0], kernel, grid, numbers, halo)
         for header, tiles in files:
             demand.add(header.levels[0], windows[np.searchsorted(numbers, tiles)])
-    return demand
 
 
 def _windows(

@@ -41,6 +41,11 @@ class RunReport:
         """Blocks done in all steps."""
         return sum(self.blocks.values())
 
+    @property
+    def worker_seconds(self) -> float:
+        """Time that workers spent on the blocks done."""
+        return self.read_seconds + self.compute_seconds + self.write_seconds
+
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain values."""
         return {**vars(self), "blocks_done": self.n_blocks}

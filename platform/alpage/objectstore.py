@@ -9,6 +9,7 @@ import os
 import random
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -258,6 +259,16 @@ def touch(url: str) -> None:
     except (FileNotFoundError, BaseError) as error:
         if _code(str(error)) not in ("AccessDenied", "AllAccessDisabled"):
             raise StorageError(f"s3://{bucket}: {reason(error)}") from None
+
+
+def names_under(url: str) -> Iterator[str]:
+    """Yield the names of the objects under a URL, from there on. Raises StorageError."""
+    bucket, prefix = split(url)
+    try:
+        for page in obstore.list(bucket_store(bucket), prefix):
+            yield from (found["path"].removeprefix(f"{prefix}/") for found in page)
+    except (FileNotFoundError, BaseError) as error:
+        raise StorageError(f"{url} cannot be listed: {reason(error)}") from None
 
 
 def read_object(url: str) -> bytes:

@@ -1,5 +1,6 @@
 """Runs that meet on one branch: what was planned on another state is never written."""
 
+import shutil
 from pathlib import Path
 
 import icechunk
@@ -28,6 +29,23 @@ def work(store: CubeStore, told: str, branch: str = RUN, **seal: bool) -> str:
 
     store.commit(branch, told, change, seal=seal or None)
     return store.tip(branch)
+
+
+@pytest.mark.parametrize("left", [{"snapshots"}, {"snapshots", "transactions"}])
+def test_a_cube_that_a_killed_run_began_to_make_is_made(left: set[str], tmp_path: Path) -> None:
+    url = tmp_path / "cube"
+    CubeStore.create(str(url))
+    for path in url.iterdir():
+        if path.is_dir() and path.name not in left:
+            shutil.rmtree(path)
+        elif path.is_file():
+            path.unlink()
+    assert not CubeStore.exists(str(url))
+    store = CubeStore.create(str(url))
+    store.begin(RUN, store.tip())
+    assert work(store, "layout") == CubeStore.open(str(url)).tip(RUN)
+    with pytest.raises(CubeBusy, match="another run began"):
+        CubeStore.create(str(url))
 
 
 def test_a_branch_is_begun_at_a_snapshot_whatever_was_left(two: tuple[CubeStore, ...]) -> None:

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,24 @@ def race(*studies: Study, folder: Path, parts: Sequence[str] = ("", "")) -> list
     finally:
         for runner in runners:
             runner.close()
+
+
+def test_of_many_that_make_a_cube_at_once_one_does(s3: Any) -> None:
+    rivals, rounds = 4, 8
+    start = threading.Barrier(rivals)
+
+    def make(url: str) -> str:
+        start.wait()
+        try:
+            return CubeStore.create(url).tip()
+        except CubeBusy:
+            return "busy"
+
+    with ThreadPoolExecutor(rivals) as pool:
+        for n in range(rounds):
+            url = f"{s3.url}/cube-{n}"
+            came = sorted(pool.map(make, [url] * rivals))
+            assert came == [CubeStore.open(url).tip(), *["busy"] * (rivals - 1)]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Where a cube lies, and how Icechunk gets there."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from alpage.objectstore import (
     MAX_TRIES,
     has_keys_in_environment,
     keys,
+    names_under,
     on_s3,
     settings,
     split,
@@ -27,6 +29,17 @@ def is_local(url: str) -> bool:
 def local_path(url: str) -> Path:
     """Return the path of a local URL."""
     return Path(url.removeprefix("file://"))
+
+
+def names_in(url: str) -> Iterator[str]:
+    """Yield the names of the objects, or files, at a cube's path or s3:// URL."""
+    if on_s3(url):
+        yield from names_under(url)
+        return
+    folder = local_path(url)
+    for path in folder.rglob("*"):
+        if not path.is_dir():
+            yield path.relative_to(folder).as_posix()
 
 
 def storage_of(url: str) -> icechunk.Storage:

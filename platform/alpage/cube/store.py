@@ -16,11 +16,13 @@ import zarr
 
 from alpage.cube.lock import turn
 from alpage.cube.part import Part
-from alpage.cube.place import is_local, local_path, repository_config, storage_of
+from alpage.cube.place import is_local, local_path, names_in, repository_config, storage_of
 from alpage.errors import CubeBusy, CubeError, StorageError
 from alpage.objectstore import reason, touch
 
 MAIN = "main"
+FIRST_OBJECTS = frozenset(f"{kind}/1CECHNKREP0F1RSTCMT0" for kind in ("snapshots", "transactions"))
+"""What Icechunk writes before there is a repository: a run makes one now, or was killed there."""
 # Icechunk warns of local folders on stderr at every open; `alpage.cube.lock` is the answer to it.
 icechunk.set_logs_filter("error")
 
@@ -81,16 +83,20 @@ class CubeStore:
         try:
             if is_local(url):
                 local_path(url).mkdir(parents=True, exist_ok=True)
-            return cls(url, icechunk.Repository.create(storage_of(url), config=repository_config()))
-        except (icechunk.IcechunkError, OSError) as error:
-            if isinstance(error, icechunk.ConflictError) or cls.exists(url):
-                raise CubeBusy(f"cube: another run began {url} meanwhile; run again") from error
-            if "clean prefix" in str(error):
+            if not FIRST_OBJECTS.issuperset(names_in(url)) and not cls.exists(url):
                 raise StorageError(
                     f"cube: expected nothing at {url} yet, it holds other objects; name another "
                     "place"
-                ) from error
+                )
+            # Icechunk's own look at the place takes a cube in the making for something else.
+            repository = icechunk.Repository.create(
+                storage_of(url), config=repository_config(), check_clean_root=False
+            )
+        except icechunk.ConflictError as error:
+            raise CubeBusy(f"cube: another run began {url} meanwhile; run again") from error
+        except (icechunk.IcechunkError, OSError) as error:
             raise StorageError(f"cube: cannot write to {url}: {_brief(url, error)}") from error
+        return cls(url, repository)
 
     def tip(self, branch: str = MAIN) -> str:
         """Return the newest snapshot of a branch."""

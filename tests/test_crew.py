@@ -10,6 +10,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 from alpage.engine.report import Pace
+from alpage.engine.workers import workers_of
 from alpage.kube import crew as module
 from alpage.kube.crew import Crew
 from alpage.kube.trouble import Trouble
@@ -87,8 +88,7 @@ def _rest(seconds: float) -> float:
 
 
 def _at_work(client: Client) -> int:
-    told = client.scheduler_info(n_workers=-1).get("workers", {})
-    return sum(one["status"] == "running" for one in told.values())
+    return sum(one["status"] == "running" for one in workers_of(client).values())
 
 
 def test_workers_come_while_blocks_wait_and_go_when_idle_but_never_from_their_block(

@@ -9,6 +9,7 @@ import dask.config
 from distributed import Client, LocalCluster
 
 from alpage.engine.report import Pace
+from alpage.engine.workers import workers_of
 from alpage.errors import ClusterError
 from alpage.settings import settings
 from alpage.study import ClusterChoice
@@ -87,12 +88,8 @@ def open_cluster(choice: ClusterChoice, pace: Pace | None = None) -> Iterator[Cl
 
 
 def _kubernetes(choice: ClusterChoice, pace: Pace) -> contextlib.AbstractContextManager[Client]:
-    try:
+    with _needing_extra("kubernetes"):
         from alpage.kube.cluster import open_kubernetes
-    except ModuleNotFoundError as error:
-        raise ClusterError(
-            f"cluster: kind kubernetes needs what pip install 'alpage[kubernetes]' adds: {error}"
-        ) from error
     return open_kubernetes(
         choice,
         settings().cluster_template,
@@ -103,19 +100,26 @@ def _kubernetes(choice: ClusterChoice, pace: Pace) -> contextlib.AbstractContext
 
 
 def _gateway(choice: ClusterChoice) -> contextlib.AbstractContextManager[Client]:
-    try:
+    with _needing_extra("gateway"):
         from alpage.gateway import open_gateway
+    return open_gateway(choice, settings().cluster_start_seconds)
+
+
+@contextlib.contextmanager
+def _needing_extra(kind: str) -> Iterator[None]:
+    """Raises ClusterError where the packages are not installed that a kind of cluster needs."""
+    try:
+        yield
     except ModuleNotFoundError as error:
         raise ClusterError(
-            f"cluster: kind gateway needs what pip install 'alpage[gateway]' adds: {error}"
+            f"cluster: kind {kind} needs what pip install 'alpage[{kind}]' adds: {error}"
         ) from error
-    return open_gateway(choice, settings().cluster_start_seconds)
 
 
 def _check_memory(client: Client, memory_gib: float) -> None:
     """Raises ClusterError where a worker has less memory than the plan fills."""
     # The order of workers is that of their arrival, which changes.
-    workers = sorted(client.scheduler_info(n_workers=-1)["workers"].items())
+    workers = sorted(workers_of(client).items())
     for name, worker in workers:
         limit = worker["memory_limit"]
         # None is no limit; servers round a GiB their way.

@@ -27,6 +27,7 @@ import alpage
 from alpage.clusters import open_cluster
 from alpage.engine.endpoint import serving
 from alpage.engine.report import Progress, RunReport
+from alpage.engine.workers import workers_of
 from alpage.settings import settings
 from alpage.simulate.valley import Valley
 from alpage.study import ClusterChoice, Study, make_study
@@ -50,10 +51,11 @@ observing, deriving = monthly_ndvi.product.stages
 
 
 def greenest(month):
-    if not MARK.exists():
-        MARK.touch()
-        raise RuntimeError("no answer from https://user:hunter2@example.org/a?sig=s3cret")
-    return monthly_ndvi.greenest(month)
+    try:
+        MARK.touch(exist_ok=False)
+    except FileExistsError:
+        return monthly_ndvi.greenest(month)
+    raise RuntimeError("no answer from https://user:hunter2@example.org/a?sig=s3cret")
 
 
 product = replace(
@@ -171,8 +173,12 @@ def watched(
 
     def look(progress: Progress) -> None:
         middle["done"] = middle.get("done", 0) + 1
-        if middle["done"] == 10:
-            middle.update(flow=scrape(port), workers=scraped_workers(client))
+        if middle["done"] < 10 or "flow" in middle:
+            return
+        # Blocks that came back together are at the cluster no more, though not all are counted yet.
+        flow = scrape(port)
+        if flow.of("alpage_run_blocks_in_flight"):
+            middle.update(flow=flow, workers=scraped_workers(client), then=middle["done"])
             processes = [psutil.Process(pid) for pid in client.run(_pid).values()]
             middle["resident"] = [process.memory_info().rss for process in processes]
 
@@ -184,7 +190,7 @@ def watched(
         peak_bytes=bill.peak_bytes,
         report=report,
         middle=middle["flow"],
-        done_then=10,
+        done_then=middle["then"],
         workers_then=middle["workers"],
         resident_then=middle["resident"],
         end=end,
@@ -199,7 +205,7 @@ def _pid() -> int:
 
 
 def scraped_workers(client: Client) -> list[Scrape]:
-    workers = client.scheduler_info(n_workers=-1)["workers"]
+    workers = workers_of(client)
     return [scrape(workers[name]["services"]["dashboard"]) for name in sorted(workers)]
 
 

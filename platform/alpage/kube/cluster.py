@@ -16,6 +16,7 @@ from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
 from alpage.engine.report import Pace
+from alpage.engine.workers import workers_of
 from alpage.errors import ClusterError
 from alpage.kube.crew import Crew
 from alpage.kube.resource import (
@@ -162,7 +163,7 @@ class _Cluster:
     def await_worker(self, client: Client, asked: int, patience_s: float) -> None:
         """Wait for the first worker; others may join later. Raises ClusterError."""
         patience = _Patience(self, patience_s)
-        while not client.scheduler_info(n_workers=-1).get("workers", {}):
+        while not workers_of(client):
             patience.wait("worker", f"{asked} of {asked} workers wait")
 
     def add(self, number: int) -> str:

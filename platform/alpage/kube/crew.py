@@ -14,6 +14,7 @@ from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
 from alpage.engine.report import Pace
+from alpage.engine.workers import workers_of
 from alpage.kube.resource import made_for
 from alpage.kube.trouble import Trouble, tell
 from alpage.study import ClusterChoice
@@ -120,8 +121,8 @@ class Crew:
         self._tell([name for name in self._members if name not in seen.present])
 
     def _see(self, client: Client) -> _Seen:
-        known = client.scheduler_info(n_workers=-1).get("workers", {})
-        present = {made_for(str(told["name"])): address for address, told in known.items()}
+        known = workers_of(client).items()
+        present = {made_for(str(told["name"])): address for address, told in known}
         if self.wanted >= len(self) and not self._leaving:
             return _Seen(present, set())
         busy = {address for address, keys in client.processing().items() if keys}

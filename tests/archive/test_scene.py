@@ -10,7 +10,7 @@ from typing import Any
 
 import pystac
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from alpage.archive.scene import Scene, describe
@@ -311,6 +311,7 @@ places = st.sampled_from(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.lists(st.tuples(places, anything | numbers), min_size=1, max_size=3))
+@example([(("assets", "red", "href"), "")])
 def test_whatever_an_item_holds_it_is_a_scene_or_refused(
     items: Any, changes: list[tuple[tuple[Any, ...], Any]]
 ) -> None:

@@ -184,10 +184,12 @@ def _read_assets(
 def absolute_href(href: str, base_href: str | None) -> str:
     """Return a whole URL or local path: relative hrefs start where the item was read.
 
+    An empty one stays so: it names nothing, not the item itself.
+
     >>> absolute_href("./B04.tif", "https://example.org/29/item.json")
     'https://example.org/29/B04.tif'
     """
-    if base_href is not None and "://" not in href:
+    if href and base_href is not None and "://" not in href:
         from pystac.utils import make_absolute_href
 
         href = str(make_absolute_href(href, base_href))

@@ -8,6 +8,7 @@ from alpage.settings import Settings
 from alpage.study import Limits
 
 GIB = 2**30
+FORGETTING = 0.9
 
 
 Used = list[tuple[str, float, float, str]]
@@ -49,6 +50,8 @@ class Budget:
         self._prices = prices
         self._report = report
         self._planned_blocks = planned_blocks
+        self._before = [0.0] * len(self.spent())
+        self._dearest = list(self._before)
 
     @property
     def cost_eur(self) -> float:
@@ -71,15 +74,23 @@ class Budget:
             worker_seconds=self._report.worker_seconds,
         )
 
-    def affordable_blocks(self) -> float:
-        """Return how many more blocks there is room for, if they cost what blocks did so far."""
-        done = self._report.n_blocks
-        if not done:
-            return math.inf
-        shares = [
-            (limit / value - 1) * done if value else math.inf for _, value, limit, _ in self.spent()
+    def learn(self) -> None:
+        """Note what a block has used of each limit, once it is in the report."""
+        now = [value for _, value, _, _ in self.spent()]
+        used = [value - before for value, before in zip(now, self._before, strict=True)]
+        # First blocks compile and open what later ones find ready: they are forgotten by and by.
+        self._dearest = [
+            max(one, FORGETTING * dearest) for one, dearest in zip(used, self._dearest, strict=True)
         ]
-        return max(min(shares, default=math.inf), 0.0)
+        self._before = now
+
+    def affordable_blocks(self) -> float:
+        """Return how many more blocks there is room for, if all cost what dear ones did of late."""
+        room = [
+            (limit - value) / dearest if dearest else math.inf
+            for (_, value, limit, _), dearest in zip(self.spent(), self._dearest, strict=True)
+        ]
+        return max(min(room, default=math.inf), 0.0)
 
     def passed(self) -> LimitReached | None:
         """Return the limit that is passed, if one is."""

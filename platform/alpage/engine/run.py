@@ -285,6 +285,7 @@ class Run:
                 setattr(report, name, getattr(report, name) + cost[name])
         for status, number in done.requests_failed.items():
             report.requests_failed[status] = report.requests_failed.get(status, 0) + number
+        self.budget.learn()
         self.queue.landed()
         self._done_units += self._units(done.record.id)
         full = len(self._batch) >= self.settings.commit_blocks

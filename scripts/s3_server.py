@@ -92,6 +92,13 @@ def _build(go: str, program: Path) -> None:
         Path(scratch, "versitygw").replace(program)
 
 
+def free_port() -> int:
+    """Return a port of this machine that nobody listens at now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @contextlib.contextmanager
 def running() -> Iterator[dict[str, str]]:
     """Start a server on a free port of this machine; give the environment that reaches it.
@@ -103,9 +110,7 @@ def running() -> Iterator[dict[str, str]]:
     key, secret = f"key{secrets.token_hex(8)}", secrets.token_urlsafe(30)
     for name in ("iam", "versions", "data"):
         (folder / name).mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     command = [str(program), "--port", address, "--quiet", "--keep-alive", "--health", "/healthz"]
     command += ["--cors-allow-origin", "*", "--iam-dir", str(folder / "iam")]
     command += ["posix", "--versioning-dir", str(folder / "versions"), str(folder / "data")]

@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import httpx
 import icechunk
 import pytest
 import xarray as xr
+from s3_server import free_port
 
 from alpage import verbs
 from alpage.clusters import open_cluster
@@ -59,13 +59,6 @@ class Server:
         """The names of the clusters that run."""
         answer = httpx.get(f"{self.address}/api/v1/clusters/", auth=("ann", self.password))
         return list(answer.raise_for_status().json())
-
-
-def free_port() -> int:
-    with socket.socket() as it:
-        it.bind(("127.0.0.1", 0))
-        port: int = it.getsockname()[1]
-        return port
 
 
 def serve(folder: Path, workers: int) -> Iterator[Server]:

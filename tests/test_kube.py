@@ -3,7 +3,6 @@
 import copy
 import json
 import os
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from distributed import Client, LocalCluster
+from s3_server import free_port
 
 from alpage.clusters import open_cluster
 from alpage.engine.flight import Told
@@ -254,9 +254,7 @@ def test_a_worker_started_as_in_a_pod_serves_its_metrics(tmp_path: Path) -> None
     """By its HTTP server, at a port that is known: pages of the dashboard or not."""
     made = make_resource(TEMPLATE, ClusterChoice(kind="kubernetes", memory_gib=1), "e30=")
     (container,) = made["spec"]["worker"]["spec"]["containers"]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     changed = {":8787": f":{port}", "$(DASK_WORKER_NAME)": "w", "/tmp/dask": str(tmp_path)}
     command = [changed.get(word, word) for word in container["args"]]
     with (

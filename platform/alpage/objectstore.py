@@ -277,7 +277,7 @@ def read_object(url: str) -> bytes:
     Raises FileNotFoundError where there is none, StorageError where it cannot be read.
     """
     bucket, key = split(url)
-    for attempt in range(1, MAX_TRIES + 1):
+    for is_last in tries():
         try:
             return bytes(obstore.get(bucket_store(bucket), key).bytes())
         except (FileNotFoundError, BaseError) as error:
@@ -285,15 +285,20 @@ def read_object(url: str) -> bytes:
             if isinstance(error, FileNotFoundError) and _code(str(error)) not in MEANINGS:
                 raise FileNotFoundError(url) from None
             # obstore's own retries end where a body breaks off.
-            if not is_passing(error) or attempt == MAX_TRIES:
+            if is_last or not is_passing(error):
                 raise StorageError(f"{url} cannot be read: {reason(error)}") from None
-        pause(attempt)
     raise AssertionError("unreachable")
 
 
-def pause(attempt: int) -> None:
-    """Wait before a request is made again: longer each time, and seldom as long as others."""
-    time.sleep(random.uniform(0.5, 1) * min(0.1 * 2**attempt, 15.0))  # noqa: S311
+def tries() -> Iterator[bool]:
+    """Yield for each time that a request is made, until one succeeds: whether it is the last.
+
+    Waits between them, longer each time, and seldom as long as others.
+    """
+    for attempt in range(1, MAX_TRIES):
+        yield False
+        time.sleep(random.uniform(0.5, 1) * min(0.1 * 2**attempt, 15.0))  # noqa: S311
+    yield True
 
 
 def write_object(url: str, content: bytes | Path) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from s3_server import free_port
 
 STARTS_WITHIN_S = 240
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
@@ -39,9 +39,7 @@ def running_server() -> Callable[[dict[str, str]], AbstractContextManager[str]]:
 
 @contextlib.contextmanager
 def _running_server(environment: dict[str, str]) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "prefect", "server", "start"]
     process = subprocess.Popen(
         [*command, "--host", "127.0.0.1", "--port", str(port), "--no-ui"],

@@ -4,7 +4,6 @@ import contextlib
 import json
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import httpx
 import psutil
 import pytest
 import yaml
+from s3_server import free_port
 
 from alpage.cube.reader import open_cube
 from alpage.cube.store import MAIN, CubeStore
@@ -105,9 +105,7 @@ def test_update_on_a_server_leaves_its_artifacts(
 def test_a_flow_is_seen_by_its_metrics_and_its_log_reaches_prefect(
     study: Path, environment: dict[str, str], server: str
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     settings = {
         "PREFECT_API_URL": server,
         "PREFECT_LOGGING_EXTRA_LOGGERS": "alpage",

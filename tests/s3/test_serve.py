@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from prometheus_client.parser import text_string_to_metric_families
+from s3_server import free_port
 
 CONTENT = bytes(range(256)) * 5000
 PATIENCE_S = 60
@@ -27,13 +27,6 @@ def client(s3) -> Iterator[httpx.Client]:
     s3.files.pipe_file(f"{s3.name}/secret", b"not for readers")
     with serving(f"{s3.url}/releases") as url, httpx.Client(base_url=url) as client:
         yield client
-
-
-def free_port() -> int:
-    with socket.socket() as it:
-        it.bind(("127.0.0.1", 0))
-        port: int = it.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager

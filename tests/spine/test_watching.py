@@ -22,6 +22,7 @@ import tifffile
 import yaml
 from distributed import Client
 from prometheus_client.parser import text_string_to_metric_families
+from s3_server import free_port
 
 import alpage
 from alpage.clusters import open_cluster
@@ -119,12 +120,6 @@ class Watched:
     workers: list[Scrape]
     scheduler: Scrape
     port: int
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

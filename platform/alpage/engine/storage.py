@@ -25,10 +25,10 @@ from alpage.objectstore import (
     TIMEOUTS,
     forget_environment,
     is_passing,
-    pause,
     reason,
     settings,
     status_of,
+    tries,
 )
 from alpage.redaction import safe_name
 
@@ -210,7 +210,7 @@ def _asked(
     obstore's own retries are off: they cannot be counted, a body is resumed only where the server
     sends an ETag, and a short one is taken for whole.
     """
-    for attempt in range(1, MAX_TRIES + 1):
+    for is_last in tries():
         try:
             return ask()
         except FileNotFoundError:
@@ -220,10 +220,9 @@ def _asked(
             is_short = isinstance(error, _ShortAnswerError)
             counters.failures["short" if is_short else status_of(error)] += 1
             # Not chained: an S3 answer may repeat the key id and what was signed.
-            if not (is_short or is_passing(error)) or attempt == MAX_TRIES:
+            if is_last or not (is_short or is_passing(error)):
                 raise StorageError(f"{safe_name(href)}: {_reason(error)}") from None
         counters.retries += 1
-        pause(attempt)
     raise AssertionError("unreachable")
 
 

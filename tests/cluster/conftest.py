@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -56,6 +57,8 @@ BUSY_TRIES = 30
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Nothing here runs unless it is asked for by its mark: a KUBECONFIG may be anybody's."""
     if "cluster" in config.getoption("markexpr"):
+        # They take the chart away.
+        items.sort(key=lambda item: item.path.name == "test_upgrade.py")
         return
     here = [item for item in items if Path(item.path).is_relative_to(Path(__file__).parent)]
     config.hook.pytest_deselected(items=here)
@@ -68,10 +71,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"{seconds:6.0f} s  {what}")
 
 
-def run(*command: str | Path, timeout: float = 120, check: bool = True) -> str:
-    """Return what a command says; fails with what it complained of."""
+def run(*command: str | Path, given: Any = None, timeout: float = 120, check: bool = True) -> str:
+    """Return what a command says, which may be given JSON; fails with what it complained of."""
     done = subprocess.run(
         [str(part) for part in command],
+        input=None if given is None else json.dumps(given),
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -125,29 +129,12 @@ class Installed:
 
     def apply(self, content: dict[str, Any], *arguments: str) -> None:
         """Create an object in this namespace."""
-        command = ["kubectl", "-n", self.namespace, "create", "-f", "-", *arguments]
-        told = subprocess.run(
-            command,
-            input=json.dumps(content),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-        assert told.returncode == 0, told.stderr
+        run("kubectl", "-n", self.namespace, "create", "-f", "-", *arguments, given=content)
 
     def raw(self, verb: str, path: str, content: dict[str, Any] | None = None) -> str:
         """Return what the API answers at a path."""
-        command = ["kubectl", verb, f"--raw={path}", *(["-f", "-"] if content else [])]
-        told = subprocess.run(
-            command,
-            input=json.dumps(content),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-        return told.stdout + told.stderr
+        file = ["-f", "-"] if content else []
+        return run("kubectl", verb, f"--raw={path}", *file, given=content, check=False)
 
     def secret(self, name: str) -> dict[str, str]:
         """Return what a secret holds."""
@@ -228,6 +215,13 @@ class Installed:
 
         return dict(until(state, seconds, f"run {run_id} has ended"))
 
+    def status(self, run_id: str) -> dict[str, Any]:
+        """Return what `alpage status` says of a run on this machine."""
+        with self.api() as address:
+            server = f"PREFECT_API_URL=http://{address}/api"
+            command = Path(sys.executable).parent / "alpage"
+            return dict(json.loads(run("env", server, command, "status", run_id, "--json")))
+
     def lines(self, run_id: str) -> list[dict[str, Any]]:
         """Return the lines that a run said to Prefect, oldest first."""
         of_run = {"logs": {"flow_run_id": {"any_": [run_id]}}, "limit": 200}
@@ -274,6 +268,17 @@ class Installed:
         """Take the release away, and wait until its pods are gone."""
         run("helm", "uninstall", self.name, "-n", self.namespace, "--wait", timeout=GONE_S)
         until(lambda: not self.items("pods"), GONE_S, "no pod is left")
+
+    def take_archive(self) -> str:
+        """Put the real archive into the chart's S3 server; returns where its collection is."""
+        folder = ROOT.parent / "shared" / "archive" / PATCH
+        if not folder.is_dir():
+            pytest.fail(f"needs the shared archive beside the project: {folder} is absent")
+        with self.storage() as files:
+            for bucket in ("archive", "cubes"):
+                files.call_s3("create_bucket", Bucket=bucket)
+            files.put(f"{folder}/", f"archive/{PATCH}/", recursive=True)
+        return f"s3://archive/{PATCH}/collection.json"
 
     def storage(self) -> contextlib.AbstractContextManager[s3fs.S3FileSystem]:
         """Give the objects of the chart's S3 server."""
@@ -346,19 +351,35 @@ def images(kubernetes: None, tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session")
-def installed(images: None) -> Iterator[Installed]:
-    """The chart, ready, in a namespace that takes restricted pods only."""
-    it = Installed(NAMESPACE)
-    _remove(it)
-    run("kubectl", "create", "namespace", it.namespace)
-    restricted = "pod-security.kubernetes.io/enforce=restricted"
-    run("kubectl", "label", "namespace", it.namespace, restricted)
-    began = time.monotonic()
-    it.helm("install")
-    it.figures["helm install to Ready"] = time.monotonic() - began
-    yield it
-    if not os.environ.get("E2E_KEEP"):
+def install(images: None) -> Callable[[str], contextlib.AbstractContextManager[Installed]]:
+    """Installs the chart into a namespace that takes restricted pods only, and waits for it."""
+
+    @contextlib.contextmanager
+    def make(namespace: str) -> Iterator[Installed]:
+        it = Installed(namespace)
         _remove(it)
+        run("kubectl", "create", "namespace", namespace)
+        restricted = "pod-security.kubernetes.io/enforce=restricted"
+        run("kubectl", "label", "namespace", namespace, restricted)
+        try:
+            it.helm("install")
+            yield it
+        finally:
+            if not os.environ.get("E2E_KEEP"):
+                _remove(it)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def installed(
+    install: Callable[[str], contextlib.AbstractContextManager[Installed]],
+) -> Iterator[Installed]:
+    """The chart, ready."""
+    began = time.monotonic()
+    with install(NAMESPACE) as it:
+        it.figures["helm install to Ready"] = time.monotonic() - began
+        yield it
 
 
 @pytest.fixture(scope="session")
@@ -386,14 +407,7 @@ def install_rights(
 @pytest.fixture(scope="session")
 def archive(installed: Installed) -> str:
     """The real archive, in the chart's S3 server."""
-    folder = ROOT.parent / "shared" / "archive" / PATCH
-    if not folder.is_dir():
-        pytest.fail(f"needs the shared archive beside the project: {folder} is absent")
-    with installed.storage() as files:
-        for bucket in ("archive", "cubes"):
-            files.call_s3("create_bucket", Bucket=bucket)
-        files.put(f"{folder}/", f"archive/{PATCH}/", recursive=True)
-    return f"s3://archive/{PATCH}/collection.json"
+    return installed.take_archive()
 
 
 @pytest.fixture(scope="session")
@@ -449,9 +463,9 @@ def local(
 def same(installed: Installed, local: Callable[[str], dict[str, xr.Dataset]]) -> Callable[..., int]:
     """Checks that the release of a cube has the values of the local one; gives how many."""
 
-    def check(cube: str, product: str = "vegetation") -> int:
+    def check(cube: str, product: str = "vegetation", at: Installed = installed) -> int:
         compared = 0
-        with installed.storage() as files:
+        with at.storage() as files:
             (collection,) = files.glob(f"cubes/{cube}.release/*/collection.json")
             store = f"s3://{collection.removesuffix('collection.json')}cube.zarr"
             for group, expected in local(product).items():

@@ -1,5 +1,6 @@
 """Two teams, each with an installation in a namespace of its own: neither reaches the other's."""
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,8 +11,9 @@ from alpage.kube.resource import GROUP
 
 pytestmark = pytest.mark.cluster
 
-SNOW, LAKES, RELEASE = "alpage-e2e-snow", "alpage-e2e-lakes", "alpage"
+SNOW, LAKES, BESIDE = "alpage-e2e-snow", "alpage-e2e-lakes", "alpage-e2e-beside"
 CLUSTERS = f"daskclusters.{GROUP}"
+WORKERS = "dask.org/component=worker"
 ACCOUNTS = ("flow", "worker", "operator", "dask", "server", "register", "storage")
 KINDS = (CLUSTERS, "pods", "secrets", "configmaps", "services", "jobs.batch", "deployments.apps")
 FORBIDDEN = "(Forbidden)"
@@ -68,3 +70,36 @@ def test_a_quota_holds_for_its_team_only(teams: tuple[Any, Any], until: Callable
     pod = ("run", "more", "--image=busybox", "--dry-run=server")
     assert "exceeded quota" in snow.kubectl(*pod, check=False)
     assert "created" in lakes.kubectl(*pod)
+
+
+def test_teams_run_and_cancel_side_by_side(
+    installed: Any,
+    install: Callable[[str], contextlib.AbstractContextManager[Any]],
+    patient: Callable[..., Any],
+    same: Callable[..., int],
+    until: Callable[..., Any],
+    clean: Any,
+) -> None:
+    with install(BESIDE) as other:
+        other.take_archive()
+        teams = (installed, other)
+        runs = {team.namespace: team.submit(patient("beside")) for team in teams}
+        for team, stranger in (teams, teams[::-1]):
+            until(lambda: team.items("pods", WORKERS), 120, "its workers come")  # noqa: B023
+            (cluster,) = team.items(CLUSTERS)
+            assert cluster["metadata"]["labels"]["alpage/flow-run"] == runs[team.namespace]
+            told = team.kubectl("get", CLUSTERS, _as(stranger, "flow"), check=False)
+            assert FORBIDDEN in told
+            known = {"flow_runs": {"id": {"any_": [runs[stranger.namespace]]}}}
+            assert team.call("POST", "/flow_runs/filter", known) == []
+        other.cancel(runs[BESIDE])
+        assert other.ended(runs[BESIDE], 180)["type"] == "CANCELLED"
+        until(lambda: not other.left_over(), 180, "nothing is left of the cancelled run")
+        assert installed.state(runs[installed.namespace])["type"] == "RUNNING"
+        state = installed.ended(runs[installed.namespace])
+        assert state["type"] == "COMPLETED", installed.logs(runs[installed.namespace])
+        again = other.submit(patient("beside"))
+        assert other.ended(again)["type"] == "COMPLETED", other.logs(again)
+        for team in teams:
+            assert same("beside", "patient", at=team) > 0
+    clean()

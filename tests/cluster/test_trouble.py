@@ -40,6 +40,7 @@ def _named(installed: Any, run_id: str, words: str) -> None:
     state = installed.ended(run_id, 240)
     assert state["type"] == "FAILED", state
     assert words in state["message"], state["message"]
+    assert words in installed.status(run_id)["message"]
     assert installed.seconds_until_said(run_id, words) < NAMED_S
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alpage import objectstore
 from alpage.engine import storage
 from alpage.engine.hrefs import place_of
 from alpage.engine.storage import (
@@ -228,7 +229,7 @@ def test_faults_are_survived(
 def test_answers_that_stay_short_are_an_error(
     range_server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "MAX_TRIES", 2)
+    monkeypatch.setattr(objectstore, "MAX_TRIES", 2)
     (tmp_path / "a.bin").write_bytes(BODY)
     range_server.faults = ["short"] * 2
     with pytest.raises(StorageError, match=r"a\.bin: answers came short"):

@@ -51,6 +51,9 @@ TAIL = {"long_row": 48, "long_column": 48}
 FIGURES: dict[str, float] = {}
 INSTALL_S, RUN_S, GONE_S = 600, 900, 180
 CALLS = 5
+ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+# Where the chart's PodMonitors look: in flows, and in schedulers and workers.
+METRICS_PORTS = ("metrics", "http-dashboard")
 BUSY_TRIES = 30
 
 
@@ -107,7 +110,8 @@ def forwarded(namespace: str, service: str, port: int) -> Iterator[str]:
             assert process.stdout is not None
             line = process.stdout.readline()
             found = re.search(r"127\.0\.0\.1:(\d+)", line)
-            assert found, f"port-forward says {line}"
+            if found is None:
+                raise ConnectionError(f"port-forward says {line}")
             yield f"127.0.0.1:{found[1]}"
         finally:
             process.kill()
@@ -122,6 +126,8 @@ class Installed:
     image: str = IMAGE
     figures: dict[str, float] = field(default_factory=lambda: FIGURES)
     """Seconds by what took them."""
+    _ways: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    _api: httpx.Client | None = None
 
     def kubectl(self, *arguments: str, check: bool = True) -> str:
         """Return what kubectl says in this namespace."""
@@ -173,16 +179,27 @@ class Installed:
         told = self.kubectl("get", kind, "-o", "json", *selected)
         return list(json.loads(told)["items"])
 
-    def api(self) -> contextlib.AbstractContextManager[str]:
-        """Give where Prefect's server is reached from here."""
-        return forwarded(self.namespace, f"{self.name}-server", 4200)
+    def api(self) -> httpx.Client:
+        """Return a way to Prefect's API, kept open for all that ask: to open one takes its time."""
+        if self._api is None:
+            way = self._ways.enter_context(self.forward(f"{self.name}-server", 4200))
+            own = httpx.Client(base_url=f"http://{way}/api", timeout=60)
+            self._api = self._ways.enter_context(own)
+        return self._api
+
+    def hang_up(self) -> None:
+        """Close the way to Prefect's API; the next who asks opens another."""
+        self._api = None
+        self._ways.close()
 
     def call(self, method: str, path: str, content: Any = None) -> Any:
         """Return what Prefect's API answers; asked again while it is busy, or not reached."""
         for attempt in range(CALLS):
-            with contextlib.suppress(httpx.TransportError):
-                with self.api() as address, httpx.Client(base_url=f"http://{address}/api") as api:
-                    answer = api.request(method, path, json=content, timeout=60)
+            try:
+                answer = self.api().request(method, path, json=content)
+            except (httpx.TransportError, ConnectionError):
+                self.hang_up()
+            else:
                 if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
                     assert answer.is_success, answer.text
                     return answer.json() if answer.content else None
@@ -207,20 +224,18 @@ class Installed:
 
     def ended(self, run_id: str, seconds: float = RUN_S) -> dict[str, Any]:
         """Return the state of a run that has ended."""
-        final = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
         def state() -> dict[str, Any] | None:
             now = self.state(run_id)
-            return now if now["type"] in final else None
+            return now if now["type"] in ENDED else None
 
         return dict(until(state, seconds, f"run {run_id} has ended"))
 
     def status(self, run_id: str) -> dict[str, Any]:
         """Return what `alpage status` says of a run on this machine."""
-        with self.api() as address:
-            server = f"PREFECT_API_URL=http://{address}/api"
-            command = Path(sys.executable).parent / "alpage"
-            return dict(json.loads(run("env", server, command, "status", run_id, "--json")))
+        server = f"PREFECT_API_URL={str(self.api().base_url).rstrip('/')}"
+        command = Path(sys.executable).parent / "alpage"
+        return dict(json.loads(run("env", server, command, "status", run_id, "--json")))
 
     def lines(self, run_id: str) -> list[dict[str, Any]]:
         """Return the lines that a run said to Prefect, oldest first."""
@@ -249,14 +264,14 @@ class Installed:
 
     def left_over(self) -> list[str]:
         """Return what runs started and nobody removed yet."""
-        clusters = [f"daskcluster/{one['metadata']['name']}" for one in self.items("daskclusters")]
-        of_runs = [
-            f"{kind}/{one['metadata']['name']}"
-            for kind in ("pods", "services", "deployments", "daskworkergroups", "secrets")
-            for one in self.items(kind, "dask.org/cluster-name")
+        kinds = "daskclusters,daskworkergroups,jobs,pods,services,deployments,secrets"
+        of_runs = ("DaskCluster", "DaskWorkerGroup", "Job")
+        return [
+            f"{one['kind']}/{one['metadata']['name']}"
+            for one in self.items(kinds)
+            if one["kind"] in of_runs
+            or "dask.org/cluster-name" in one["metadata"].get("labels", {})
         ]
-        flows = [f"job/{one['metadata']['name']}" for one in self.items("jobs")]
-        return clusters + of_runs + flows
 
     def helm(self, verb: str, *more: str) -> None:
         """Install or upgrade, and wait until all is ready."""
@@ -422,6 +437,68 @@ def study(archive: str) -> Callable[..., dict[str, Any]]:
     return make
 
 
+@dataclass
+class Plain:
+    """The run of the plain study, watched from its request to its end."""
+
+    run_id: str
+    state: dict[str, Any]
+    ended_at: float
+    clusters: list[dict[str, Any]]
+    """Those that were there when it had ended."""
+    metrics: dict[str, str]
+    """What its pods served last, by component."""
+    lines: list[dict[str, Any]]
+    """What they logged."""
+
+
+@pytest.fixture(scope="session")
+def plain(installed: Installed, study: Callable[..., dict[str, Any]]) -> Plain:
+    """A run of vegetation on the real archive to `plain`, by its deployment."""
+    run_id = installed.submit(study("plain"))
+    metrics: dict[str, str] = {}
+    lines: dict[str, dict[str, Any]] = {}
+
+    def ended() -> dict[str, Any] | None:
+        for pod in installed.items("pods"):
+            labels = pod["metadata"].get("labels", {})
+            if role := labels.get("dask.org/component") or labels.get("prefect.io/flow-run-id"):
+                name = "flow" if role == run_id else role
+                if told := _metrics(installed, pod):
+                    metrics[name] = told
+                log = installed.kubectl("logs", pod["metadata"]["name"], check=False)
+                lines.update(
+                    (line, json.loads(line))
+                    for line in log.splitlines()
+                    if line.startswith('{"time"')
+                )
+        state = installed.state(run_id)
+        return state if state["type"] in ENDED else None
+
+    state = until(ended, RUN_S, "the plain run has ended")
+    return Plain(
+        run_id,
+        state,
+        time.monotonic(),
+        installed.items("daskclusters"),
+        metrics,
+        list(lines.values()),
+    )
+
+
+def _metrics(installed: Installed, pod: dict[str, Any]) -> str:
+    """What a pod answers at the port of its metrics; nothing where it does not answer yet."""
+    (port,) = (
+        one["containerPort"]
+        for container in pod["spec"]["containers"]
+        for one in container.get("ports", ())
+        if one["name"] in METRICS_PORTS
+    )
+    path = f"/api/v1/namespaces/{installed.namespace}/pods/{pod['metadata']['name']}:{port}"
+    told = installed.raw("get", f"{path}/proxy/metrics")
+    return told if told.startswith("#") else ""
+
+
 @pytest.fixture(scope="session")
 def patient(study: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
     """A study whose blocks take their time, so that there is some to take something away."""
@@ -503,6 +580,7 @@ def _until() -> Callable[..., Any]:
 
 
 def _remove(it: Installed) -> None:
+    it.hang_up()
     there = run("kubectl", "get", "namespace", it.namespace, check=False)
     if "NotFound" in there:
         return

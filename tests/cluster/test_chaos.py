@@ -59,8 +59,8 @@ def _pods(installed: Any, cluster: str, role: str) -> list[str]:
 @pytest.fixture(scope="module")
 def struck(installed: Any, patient: Make, begun: Callable[[str], str]) -> dict[str, str]:
     """Runs side by side, each of which loses something of its own on its way."""
-    runs = {name: installed.submit(patient(name, slower=2)) for name in ("moved", "headless")}
-    runs["thinned"] = installed.submit(patient("thinned", slower=2))
+    names = ("moved", "headless", "thinned")
+    runs = {name: installed.submit(patient(name)) for name in names}
     runs["hungry"] = installed.submit(patient("hungry", eats_mib=1500))
     (flow,) = _flows(installed, runs["moved"], begun)
     # As a node that is drained does it: the flow has a moment to tell Prefect.
@@ -122,7 +122,7 @@ def test_a_scheduler_that_is_deleted_ends_its_run_by_name_and_the_next_goes_on(
     state = installed.ended(struck["headless"], 240)
     assert state["type"] == "FAILED"
     assert "its scheduler went away" in state["message"], state["message"]
-    again = installed.submit(patient("headless", slower=2))
+    again = installed.submit(patient("headless"))
     assert installed.ended(again)["type"] == "COMPLETED", installed.logs(again)
     assert same("headless", "patient") > 0
     clean()
@@ -200,7 +200,7 @@ def test_services_that_are_away_for_a_while_are_waited_for(
     until: Until,
 ) -> None:
     """The object store, Prefect's server and the Kubernetes API, one after the other."""
-    run_id = installed.submit(patient("lonely", slower=2))
+    run_id = installed.submit(patient("lonely", slower=1.5))
     begun(run_id)
     for what in ("storage", "server"):
         before = installed.restarts(what)

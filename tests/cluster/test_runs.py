@@ -17,14 +17,11 @@ def _waited(flow: dict[str, Any]) -> float:
 
 
 def test_a_study_run_by_its_deployment_equals_the_local_run(
-    installed: Any, study: Callable[..., Any], same: Callable[..., int], clean: Any
+    installed: Any, plain: Any, same: Callable[..., int], clean: Any
 ) -> None:
-    run_id = installed.submit(study("plain"))
-    state = installed.ended(run_id)
-    ended = time.monotonic()
+    run_id, state = plain.run_id, plain.state
     assert state["type"] == "COMPLETED", f"{state['message']}\n{installed.logs(run_id)}"
-    clusters = installed.items("daskclusters")
-    assert clusters == [], "the cluster is gone before the run has ended"
+    assert plain.clusters == [], "the cluster is gone before the run has ended"
     figures = installed.figures
     flow = installed.call("GET", f"/flow_runs/{run_id}")
     figures["run: until its flow starts"] = _waited(flow)
@@ -32,16 +29,16 @@ def test_a_study_run_by_its_deployment_equals_the_local_run(
     of_run = {"flow_runs": {"id": {"any_": [run_id]}}}
     for task in installed.call("POST", "/task_runs/filter", of_run):
         figures[f"run: {task['name'].rsplit('-', 1)[0]}"] = task["total_run_time"]
-    assert same("plain") > 0
     clean()
-    figures["run: until nothing is left of it"] = time.monotonic() - ended
+    figures["run: until nothing is left of it"] = time.monotonic() - plain.ended_at
+    assert same("plain") > 0
     artifacts = installed.call("POST", "/artifacts/filter", of_run)
     assert {one["key"] for one in artifacts} == {"bill", "progress", "report", "release"}
     assert installed.report(run_id)["retries"] == 0
 
 
 def test_the_same_study_again_does_nothing(
-    installed: Any, study: Callable[..., Any], clean: Any
+    installed: Any, plain: Any, study: Callable[..., Any], clean: Any
 ) -> None:
     run_id = installed.submit(study("plain"), "update")
     state = installed.ended(run_id)

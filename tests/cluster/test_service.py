@@ -12,14 +12,10 @@ pytestmark = pytest.mark.cluster
 
 
 def test_the_release_of_a_run_is_served(
-    installed: Any,
-    study: Callable[..., Any],
-    local: Callable[[str], dict[str, xr.Dataset]],
+    installed: Any, plain: Any, local: Callable[[str], dict[str, xr.Dataset]]
 ) -> None:
-    run_id = installed.submit(study("served"))
-    state = installed.ended(run_id)
-    assert state["type"] == "COMPLETED", f"{state['message']}\n{installed.logs(run_id)}"
-    told = ("service.enabled=true", "service.releases=s3://cubes/served.release")
+    assert plain.state["type"] == "COMPLETED", plain.state["message"]
+    told = ("service.enabled=true", "service.releases=s3://cubes/plain.release")
     installed.helm("upgrade", *(word for value in told for word in ("--set", value)))
     with installed.forward(f"{installed.name}-service", 80) as address:
         url = f"http://{address}"
@@ -31,5 +27,5 @@ def test_the_release_of_a_run_is_served(
                 np.testing.assert_array_equal(found[name].to_numpy(), variable.to_numpy())
         assert httpx.put(f"{url}/collection.json", content=b"{}").status_code == 405
         # Its own prefix and nothing beside it.
-        assert httpx.get(f"{url}/../served/config.yaml").status_code == 404
+        assert httpx.get(f"{url}/../plain/repo").status_code == 404
     installed.helm("upgrade")

@@ -139,6 +139,17 @@ def test_a_flow_is_seen_by_its_metrics_and_its_log_reaches_prefect(
     assert log["flow_run_id"] == begun["run"]
 
 
+def test_runs_are_made_from_a_schedule(server: str) -> None:
+    """What no flow of ours does: here it broke by a library that Prefect was not ready for."""
+    cron = {"schedule": {"cron": "0 3 * * *", "timezone": "UTC"}, "active": True}
+    with httpx.Client(base_url=server) as api:
+        flow = api.post("/flows/", json={"name": "scheduled"}).raise_for_status().json()
+        nightly = {"name": "nightly", "flow_id": flow["id"], "schedules": [cron]}
+        api.post("/deployments/", json=nightly).raise_for_status()
+        of_it = {"flows": {"id": {"any_": [flow["id"]]}}}
+        _until(lambda: api.post("/flow_runs/filter", json=of_it).json(), "runs are scheduled")
+
+
 def test_a_bad_study_is_a_sentence(study: Path, environment: dict[str, str]) -> None:
     study.write_text(study.read_text() + "cubes: x\n")
     process = _start("build", study, environment)

@@ -543,8 +543,9 @@ def same(installed: Installed, local: Callable[[str], dict[str, xr.Dataset]]) ->
     def check(cube: str, product: str = "vegetation", at: Installed = installed) -> int:
         compared = 0
         with at.storage() as files:
-            (collection,) = files.glob(f"cubes/{cube}.release/*/collection.json")
-            store = f"s3://{collection.removesuffix('collection.json')}cube.zarr"
+            releases = f"cubes/{cube}.release"
+            newest = json.loads(files.cat(f"{releases}/collection.json"))["version"]
+            store = f"s3://{releases}/{newest}/cube.zarr"
             for group, expected in local(product).items():
                 found = xr.open_zarr(
                     store,

@@ -12,8 +12,8 @@ def workers_of(client: Client) -> dict[str, dict[str, Any]]:
     without workers that every client asks for every other second.
 
     >>> from distributed import LocalCluster
-    >>> own = {"processes": False, "dashboard_address": None, "host": "127.0.0.1"}
-    >>> with LocalCluster(1, **own) as cluster:
+    >>> own = {"processes": False, "protocol": "tcp", "host": "127.0.0.1"}
+    >>> with LocalCluster(1, dashboard_address=None, **own) as cluster:
     ...     with Client(cluster) as client:
     ...         [worker["name"] for worker in workers_of(client).values()]
     [0]

@@ -15,12 +15,15 @@ import numpy as np
 import psutil
 import pytest
 import yaml
+from distributed import Client
 
 import alpage
+from alpage.clusters import open_cluster
 from alpage.cube.lock import held
 from alpage.cube.store import MAIN, CubeStore
-from alpage.errors import CubeError
-from alpage.study import Study
+from alpage.engine.report import Progress
+from alpage.errors import ClusterError, CubeError
+from alpage.study import ClusterChoice, Study
 
 pytestmark = pytest.mark.slow
 
@@ -303,3 +306,26 @@ def test_no_moment_is_a_bad_one(
     assert alpage.run(study).n_blocks == 0
     assert len(alpage.history(study.cube)) == 1
     assert not alpage.status(study)["unfinished_runs"]
+
+
+def test_a_scheduler_that_forgets_its_blocks_ends_the_run_by_name(
+    study_of: Callable[..., Study], cells: Any, same_cube: Any
+) -> None:
+    with open_cluster(ClusterChoice(workers=2, memory_gib=3)) as client:
+        address = client.scheduler.address
+        cluster = {"kind": "address", "address": address}
+        fresh = study_of("monthly_ndvi", "fresh", cluster=cluster, grid=GRID)
+        alpage.run(fresh)
+        study = study_of("monthly_ndvi", "forgotten", cluster=cluster, grid=GRID)
+
+        def forget(_: Progress) -> None:
+            if not forgotten:
+                with Client(address, set_as_default=False) as other:
+                    other.restart()
+                forgotten.append(True)
+
+        forgotten: list[bool] = []
+        with pytest.raises(ClusterError, match="its scheduler went away while the run went on"):
+            alpage.run(study, on_progress=forget)
+        alpage.run(study)
+    same_cube(cells(study.cube), cells(fresh.cube))

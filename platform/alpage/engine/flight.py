@@ -109,12 +109,11 @@ class Flight:
         return ended
 
     def _failure(self, future: Future) -> BaseException:
-        failure = future.exception()
-        # Nothing is cancelled here but by a scheduler that forgot what it had.
         with _scheduler_there():
-            if isinstance(failure, FutureCancelledError):
-                raise failure
-        assert isinstance(failure, BaseException)
+            failure = future.exception()
+        if not isinstance(failure, BaseException) or isinstance(failure, FutureCancelledError):
+            # Cancelled, which nothing is here but by a scheduler that forgot what it had.
+            raise _scheduler_gone()
         return failure
 
     def _learn(self, done: Done) -> None:
@@ -181,10 +180,14 @@ def _scheduler_there() -> Iterator[None]:
     try:
         yield
     except (OSError, FutureCancelledError) as error:
-        raise ClusterError(
-            "cluster: its scheduler went away while the run went on; what is done is kept, "
-            "run again to resume"
-        ) from error
+        raise _scheduler_gone() from error
+
+
+def _scheduler_gone() -> ClusterError:
+    return ClusterError(
+        "cluster: its scheduler went away while the run went on; what is done is kept, run again "
+        "to resume"
+    )
 
 
 async def _begun(dask_worker: Worker) -> list[str]:

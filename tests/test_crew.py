@@ -114,7 +114,8 @@ def test_workers_come_while_blocks_wait_and_go_when_idle_but_never_from_their_bl
         assert long.result() == 6.0
         pace.blocks = 0
         time.sleep(2.0)
-        assert len(processes.running) == 1, "it holds what nobody has fetched for good"
+        there = len(processes.running), len(workers_of(client))
+        assert there == (1, 1), "it holds what nobody has fetched for good"
         # Each try to let it go shows it as leaving for a moment.
         _until(lambda: _at_work(client) == 1)
         client.cancel([long, *short])

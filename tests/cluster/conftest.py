@@ -54,7 +54,6 @@ CALLS = 5
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 # Where the chart's PodMonitors look: in flows, and in schedulers and workers.
 METRICS_PORTS = ("metrics", "http-dashboard")
-BUSY_TRIES = 30
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

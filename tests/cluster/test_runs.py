@@ -38,10 +38,11 @@ def test_a_study_run_by_its_deployment_equals_the_local_run(
 
 
 def test_the_same_study_again_does_nothing(
-    installed: Any, plain: Any, study: Callable[..., Any]
+    installed: Any, plain: Any, study: Callable[..., Any], clean: Any
 ) -> None:
     run_id = installed.submit(study("plain"), "update")
     state = installed.ended(run_id)
     assert state["type"] == "COMPLETED", installed.logs(run_id)
     flow = installed.call("GET", f"/flow_runs/{run_id}")
     installed.figures["same study again: flow"] = flow["total_run_time"]
+    clean()

@@ -9,6 +9,7 @@ from alpage.study import Limits
 
 GIB = 2**30
 FORGETTING = 0.9
+"""What is kept, with each block that is done, of what the dearest one before it used."""
 
 
 Used = list[tuple[str, float, float, str]]

@@ -13,7 +13,7 @@ def workers_of(client: Client) -> dict[str, dict[str, Any]]:
 
     >>> from distributed import LocalCluster
     >>> own = {"processes": False, "protocol": "tcp", "host": "127.0.0.1"}
-    >>> with LocalCluster(1, dashboard_address=None, **own) as cluster:
+    >>> with LocalCluster(n_workers=1, dashboard_address=None, **own) as cluster:
     ...     with Client(cluster) as client:
     ...         [worker["name"] for worker in workers_of(client).values()]
     [0]

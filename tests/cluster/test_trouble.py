@@ -51,7 +51,9 @@ def test_what_cannot_work_is_named_within_a_minute(
     _named(installed, wrong[what], WRONG[what][2])
 
 
-def test_keys_that_the_store_does_not_take_are_named(installed: Any, study: Make) -> None:
+def test_keys_that_the_store_does_not_take_are_named(
+    installed: Any, study: Make, clean: Any
+) -> None:
     name = f"{installed.name}-storage"
     right = installed.secret(name)
     for key, words in (
@@ -64,9 +66,10 @@ def test_keys_that_the_store_does_not_take_are_named(installed: Any, study: Make
             _named(installed, run_id, words)
         finally:
             installed.change("secret", name, {"stringData": right})
+    clean()
 
 
-def test_a_flow_that_may_make_no_cluster_says_so(installed: Any, study: Make) -> None:
+def test_a_flow_that_may_make_no_cluster_says_so(installed: Any, study: Make, clean: Any) -> None:
     role = f"{installed.name}-flow"
     (rules,) = (one["rules"] for one in installed.items("role") if one["metadata"]["name"] == role)
     installed.change("role", role, {"rules": rules[1:]})
@@ -74,9 +77,10 @@ def test_a_flow_that_may_make_no_cluster_says_so(installed: Any, study: Make) ->
         _named(installed, installed.submit(study("forbidden")), "may not create a DaskCluster")
     finally:
         installed.change("role", role, {"rules": rules})
+    clean()
 
 
-def test_without_its_operator_a_run_says_so(installed: Any, study: Make) -> None:
+def test_without_its_operator_a_run_says_so(installed: Any, study: Make, clean: Any) -> None:
     operator = f"deployment/{installed.name}-operator"
     installed.kubectl("scale", operator, "--replicas=0")
     try:
@@ -86,12 +90,10 @@ def test_without_its_operator_a_run_says_so(installed: Any, study: Make) -> None
     finally:
         installed.kubectl("scale", operator, "--replicas=1")
         installed.kubectl("rollout", "status", operator, "--timeout=120s")
-
-
-def test_a_quota_that_is_too_small_is_named(
-    installed: Any, study: Make, clean: Callable[[], float]
-) -> None:
     clean()
+
+
+def test_a_quota_that_is_too_small_is_named(installed: Any, study: Make, clean: Any) -> None:
     pods = len(installed.items("pods"))
     # Room for the flow's pod and the scheduler's, and for one worker.
     installed.kubectl("create", "quota", "small", f"--hard=pods={pods + 3}")
@@ -102,9 +104,4 @@ def test_a_quota_that_is_too_small_is_named(
         assert "2 of 3 workers wait: quota small allows pods" in installed.logs(run_id)
     finally:
         installed.kubectl("delete", "quota", "small")
-
-
-def test_nothing_is_left_of_runs_that_could_not_work(
-    wrong: dict[str, str], clean: Callable[[], float]
-) -> None:
     clean()

@@ -20,7 +20,8 @@ s3-server:  ## a real S3 server for the tests and benchmarks that need one: Go b
 	@scripts/s3_server.py --build
 
 e2e: setup  ## the chart on the Kubernetes of KUBECONFIG, for real
-	@$(PYTHON) -m pytest -q -m cluster --timeout 1200 --session-timeout 2700 --durations=0 tests/cluster
+	@$(PYTHON) scripts/check_chart.py
+	@$(PYTHON) -m pytest -q -n 2 -m cluster --timeout 1200 --session-timeout 2700 --durations=0 tests/cluster
 
 check: setup  ## format, lint, types, import directions
 	@.venv/bin/ruff format --check .

@@ -37,7 +37,7 @@ class ArchiveSpec:
     dates: int
     block_px: int = 512
     """Side of the COGs' internal tiles."""
-    first_day: dt.date = dt.date(2018, 3, 10)
+    first_day: dt.date = dt.date(2018, 1, 2)
 
     kind: ClassVar[str] = "archive"
     bands: ClassVar[tuple[str, ...]] = ("red", "nir", "scl")

@@ -44,7 +44,7 @@ FEW_WAYS = ("alpage", "odc_stac", "odc_stac_tuned", "floor")
 KINDS = ("plan_s", "read_seconds", "compute_seconds", "write_seconds")
 # Something for each worker.
 SMALL_PX, SMALL_DATES = 1024, 4
-WINTER = dt.date(2018, 9, 20)
+WINTER = dt.date(2018, 9, 2)
 
 Measured = dict[str, float]
 
@@ -96,7 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="times each way is run (3)")
     parser.add_argument("--size", type=int, default=2048, help="width and height in pixels (2048)")
-    parser.add_argument("--dates", type=int, default=40, help="scenes, five days apart (40)")
+    parser.add_argument("--dates", type=int, default=73, help="scenes, five days apart (73, a year)")
     parser.add_argument("--only", choices=["disk", "s3"], help="one of the two places (both)")
     parser.add_argument("--task", choices=["ndvi", "snow", "blocks_1024"], help="one job (all)")
     options = parser.parse_args()
@@ -325,7 +325,9 @@ def goals_of(results: dict[str, dict[str, float]]) -> Table:
         row(key, "0.7 to 1 of the planned memory", ratio, 0.7 <= ratio <= 1)
         if "alpage_alone_s" in found:
             ratio = found["alpage_alone_s"] / ours
-            row(key, "two workers 1.8 times as fast as one", ratio, ratio >= 1.8)
+            gain = found["floor_alone_s"] / found["floor_s"]
+            goal = f"two workers 1.8 times as fast as one (decoding alone: {gain:.2f})"
+            row(key, goal, ratio, ratio >= 1.8)
     for name in {key.removesuffix("s3") for key in results if key.endswith("s3")}:
         if f"{name}disk" in results:
             ratio = results[f"{name}s3"]["alpage_s"] / results[f"{name}disk"]["alpage_s"]

@@ -28,7 +28,7 @@ DATA = HERE / ".data"
 CUBES = DATA / "cubes-late"
 RESULTS = HERE / "results.json"
 WORKERS = 2
-YEAR = ArchiveSpec(2048, 59)
+YEAR = ArchiveSpec(2048, 73)
 # Within four tiles: a scene that ends on their edges would touch their neighbours too.
 LATE_PX = 1000
 LATE_DAY = 92

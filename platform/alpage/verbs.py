@@ -4,6 +4,7 @@ Each is a whole step that also a flow or a notebook calls. None prints.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from alpage.archive.scenes import SceneList
@@ -102,15 +103,19 @@ def run(
         else:
             store.resume(branch, resumed)
         pace = Pace(max((len(blocks) for blocks in made.blocks.values()), default=0))
-        with open_cluster(study.cluster, pace) as client:
-            work = Run(made, client, store, branch, settings(), on_progress, pace)
-            with showing(work):
-                work.execute()
+        with ThreadPoolExecutor(1) as beside:
+            if chosen is None:
+                # While the blocks run, for which nobody waits here.
+                frozen = beside.submit(made.scenes.freeze, scenes_path(url, scenes_digest))
+            with open_cluster(study.cluster, pace) as client:
+                work = Run(made, client, store, branch, settings(), on_progress, pace)
+                with showing(work):
+                    work.execute()
         _keep_sources(url, made, has_others=chosen is not None or resumed is not None)
         if chosen is not None:
             work.report.part = str(chosen)
             return work.report
-        made.scenes.freeze(scenes_path(url, scenes_digest))
+        frozen.result()
         previous = store.read() if store.about() is not None else None
         finish(
             work,

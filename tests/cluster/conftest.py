@@ -5,11 +5,15 @@ resource definitions of Dask stay. Images are built and given to the cluster by 
 a command that takes a tag and a folder with a Dockerfile; by default ../shared/cluster/image.sh.
 E2E_KEEP leaves the installation there, E2E_SEED repeats the moments of twenty runs, E2E_SCALING
 names the file that gets the series of workers which scripts/plot_scaling.py draws.
+
+Most of the time is spent waiting for pods: so two processes share the tests (`-n 2`), each with
+an installation of its own.
 """
 
 import base64
 import contextlib
 import datetime as dt
+import fcntl
 import functools
 import json
 import os
@@ -30,6 +34,7 @@ import pytest
 import s3fs
 import xarray as xr
 from s3_server import NoServer, built
+from xdist.scheduler import LoadScopeScheduling
 
 from alpage import verbs
 from alpage.study import make_study
@@ -54,17 +59,49 @@ CALLS = 5
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 # Where the chart's PodMonitors look: in flows, and in schedulers and workers.
 METRICS_PORTS = ("metrics", "http-dashboard")
+# What stops the API server for a while is not done beside what must be named within a minute.
+STRICT = ("test_chaos.py", "test_trouble.py")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Nothing here runs unless it is asked for by its mark: a KUBECONFIG may be anybody's."""
-    if "cluster" in config.getoption("markexpr"):
+    if _is_meant(config):
         # They take the chart away.
         items.sort(key=lambda item: item.path.name == "test_upgrade.py")
         return
     here = [item for item in items if Path(item.path).is_relative_to(Path(__file__).parent)]
     config.hook.pytest_deselected(items=here)
     items[:] = [item for item in items if item not in here]
+
+
+def _is_meant(config: pytest.Config) -> bool:
+    return "cluster" in config.getoption("markexpr").replace("not cluster", "")
+
+
+class _TwoGroups(LoadScopeScheduling):  # type: ignore[misc]
+    def _split_scope(self, nodeid: str) -> str:
+        return "strict" if nodeid.split("::")[0].endswith(STRICT) else "others"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Return who shares the tests between processes, where these tests are meant.
+
+    Not `--dist loadgroup`: with pytest 9.2 xdist 3.8 sees no marks of groups.
+    """
+    return _TwoGroups(config, log) if _is_meant(config) else None
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand the figures of one of several processes to the one that prints them."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["figures"] = FIGURES
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take the figures of a process that has ended."""
+    FIGURES.update(getattr(node, "workeroutput", {}).get("figures", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -290,7 +327,9 @@ class Installed:
             pytest.fail(f"needs the shared archive beside the project: {folder} is absent")
         with self.storage() as files:
             for bucket in ("archive", "cubes"):
-                files.call_s3("create_bucket", Bucket=bucket)
+                # Where an answer is late it is asked again, and finds what it has made.
+                with contextlib.suppress(FileExistsError):
+                    files.call_s3("create_bucket", Bucket=bucket)
             files.put(f"{folder}/", f"archive/{PATCH}/", recursive=True)
         return f"s3://archive/{PATCH}/collection.json"
 
@@ -343,8 +382,17 @@ def build_image(images: None) -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def images(kubernetes: None, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Both images, built from these sources and given to the cluster."""
+def images(kubernetes: None, tmp_path_factory: pytest.TempPathFactory, testrun_uid: str) -> None:
+    """Both images, built from these sources and given to the cluster, once for all processes."""
+    mark = tmp_path_factory.getbasetemp().parent / f"images-{testrun_uid}"
+    with mark.open("a") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        if not mark.read_text():
+            _build_images(tmp_path_factory)
+            turn.write("built")
+
+
+def _build_images(tmp_path_factory: pytest.TempPathFactory) -> None:
     builder = _builder()
     began = time.monotonic()
     context = tmp_path_factory.mktemp("image")
@@ -387,11 +435,11 @@ def install(images: None) -> Callable[[str], contextlib.AbstractContextManager[I
 
 @pytest.fixture(scope="session")
 def installed(
-    install: Callable[[str], contextlib.AbstractContextManager[Installed]],
+    install: Callable[[str], contextlib.AbstractContextManager[Installed]], worker_id: str
 ) -> Iterator[Installed]:
     """The chart, ready."""
     began = time.monotonic()
-    with install(NAMESPACE) as it:
+    with install(NAMESPACE if worker_id == "master" else f"{NAMESPACE}-{worker_id}") as it:
         it.figures["helm install to Ready"] = time.monotonic() - began
         yield it
 

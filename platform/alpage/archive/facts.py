@@ -226,7 +226,7 @@ def pruned(value: Any) -> Any:
     >>> pruned({"a": None, "b": [{"c": {}}], "d": 0})
     {'b': [{}], 'd': 0}
     """
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         kept = {key: pruned(inner) for key, inner in value.items()}
         return {key: inner for key, inner in kept.items() if inner is not None and inner != {}}
     if isinstance(value, (list, tuple)):

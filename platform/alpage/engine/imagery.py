@@ -127,15 +127,15 @@ class _Mosaic:
         """Return the imagery of some days, whose first scenes were fetched before."""
         common = [[_common(scenes, name) for name in self._names] for _, scenes in batch]
         for t, (_, scenes) in enumerate(batch):
-            bands, quality = self._stack[:, t], self._quality[t]
-            raw = self._take(first, t, common[t], bands)
-            holes = _lay(bands, quality, bands, raw, _coding(scenes[0]), True)
+            quality = self._quality[t]
+            raw = self._take(first, t, common[t], self._stack[:, t])
+            holes = _lay(self._stack, t, quality, self._stack, t, raw, _coding(scenes[0]), True)
             for scene in scenes[1:]:
                 if not holes:
                     break
-                below = np.empty_like(bands)
-                raw = self._take(self.fetch([scene]), 0, common[t], below)
-                holes = _lay(bands, quality, below, raw, _coding(scene), False)
+                below = np.empty((len(self._stack), 1, *self._shape), dtype=np.uint16)
+                raw = self._take(self.fetch([scene]), 0, common[t], below[:, 0])
+                holes = _lay(self._stack, t, quality, below, 0, raw, _coding(scene), False)
         n = len(batch)
         return Imagery(
             np.array([day for day, _ in batch], dtype="datetime64[D]"),
@@ -212,10 +212,13 @@ def _normalised(dn: Array, source: BandSource, common: Radiometry) -> NDArray[np
 
 
 @njit(cache=True, nogil=True)
-def _lay(bands: Any, quality: Any, below: Any, raw: Any, table: Any, is_first: bool) -> int:
+def _lay(
+    bands: Any, t: int, quality: Any, below: Any, s: int, raw: Any, table: Any, is_first: bool
+) -> int:
     """Lay a scene under what is there, or where nothing is yet; return the holes that are left.
 
-    `bands` and `below` are (band, y, x), and one array for the first scene.
+    `bands` and `below` are (band, day, y, x), and one array for the first scene: whole, since
+    a day's slice of them has no rows that the compiler knows to be contiguous.
     """
     holes = 0
     height, width = quality.shape
@@ -226,7 +229,7 @@ def _lay(bands: Any, quality: Any, below: Any, raw: Any, table: Any, is_first: b
             found[x] = table[raw[y, x]]
         for b in range(len(below)):
             for x in range(width):
-                found[x] |= FILL if below[b, y, x] == 0 else 0
+                found[x] |= FILL if below[b, s, y, x] == 0 else 0
         is_broken = not is_first
         for x in range(width):
             is_broken |= (found[x] & FILL) != 0
@@ -240,5 +243,5 @@ def _lay(bands: Any, quality: Any, below: Any, raw: Any, table: Any, is_first: b
             quality[y, x] = FILL if is_hole else found[x]
             holes += is_hole
             for b in range(len(below)):
-                bands[b, y, x] = 0 if is_hole else below[b, y, x]
+                bands[b, t, y, x] = 0 if is_hole else below[b, s, y, x]
     return holes

@@ -158,6 +158,8 @@ def _look(header: CogHeader, counters: ReadCounters) -> np.ndarray:
 
 
 def _match(pixels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if pixels.shape == shape:
+        return pixels
     rows, columns = (
         np.minimum(np.arange(n) * size // n, size - 1)
         for n, size in zip(shape, pixels.shape, strict=True)

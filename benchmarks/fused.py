@@ -96,7 +96,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="times each way is run (3)")
     parser.add_argument("--size", type=int, default=2048, help="width and height in pixels (2048)")
-    parser.add_argument("--dates", type=int, default=73, help="scenes, five days apart (73, a year)")
+    parser.add_argument(
+        "--dates", type=int, default=73, help="scenes, five days apart (73, a year)"
+    )
     parser.add_argument("--only", choices=["disk", "s3"], help="one of the two places (both)")
     parser.add_argument("--task", choices=["ndvi", "snow", "blocks_1024"], help="one job (all)")
     options = parser.parse_args()

@@ -4,7 +4,8 @@ Each is a whole step that also a flow or a notebook calls. None prints.
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from alpage.archive.scenes import SceneList
@@ -21,6 +22,7 @@ from alpage.cube.reader import open_cube
 from alpage.cube.store import MAIN, CubeStore, reached
 from alpage.engine.endpoint import serving, showing
 from alpage.engine.inspect import SceneSource
+from alpage.engine.lay_out import lay_out
 from alpage.engine.plan import Plan, make_plan
 from alpage.engine.report import Pace, Progress, RunReport
 from alpage.engine.run import Run, finish
@@ -102,20 +104,34 @@ def run(
             store.begin(branch, made.base)
         else:
             store.resume(branch, resumed)
+        store.commit(branch, "Lay out the cube", partial(lay_out, made))
         pace = Pace(max((len(blocks) for blocks in made.blocks.values()), default=0))
-        with ThreadPoolExecutor(1) as beside:
+        freezing: list[Future[None]] = []
+
+        def freeze() -> None:
+            if not freezing:
+                freezing.append(beside.submit(made.scenes.freeze, scenes_path(url, scenes_digest)))
+
+        def progressed(progress: Progress) -> None:
             if chosen is None:
-                # While the blocks run, for which nobody waits here.
-                frozen = beside.submit(made.scenes.freeze, scenes_path(url, scenes_digest))
-            with open_cluster(study.cluster, pace) as client:
-                work = Run(made, client, store, branch, settings(), on_progress, pace)
-                with showing(work):
-                    work.execute()
+                # Now that the workers are busy: before that, both threads would be in a hurry.
+                freeze()
+            on_progress(progress)
+
+        with (
+            ThreadPoolExecutor(1) as beside,
+            open_cluster(study.cluster, pace) as client,
+        ):
+            work = Run(made, client, store, branch, settings(), progressed, pace)
+            with showing(work):
+                work.execute()
+            if chosen is None:
+                freeze()
         _keep_sources(url, made, has_others=chosen is not None or resumed is not None)
         if chosen is not None:
             work.report.part = str(chosen)
             return work.report
-        frozen.result()
+        freezing[0].result()
         previous = store.read() if store.about() is not None else None
         finish(
             work,

@@ -278,7 +278,7 @@ def test_killed_coordinators_leave_no_trace(
     [
         pytest.param("alpage.cube.store CubeStore create after", False, id="cube-made"),
         pytest.param("alpage.cube.store CubeStore start_branch after", False, id="branch-made"),
-        pytest.param("alpage.engine.run Run _prepare after", False, id="laid-out"),
+        pytest.param("alpage.engine.run Run __init__ before", False, id="laid-out"),
         pytest.param("alpage.engine.run Run _commit before", False, id="before-first-commit"),
         pytest.param("alpage.engine.run Run _commit after", False, id="after-first-commit"),
         pytest.param("alpage.cube.store CubeStore publish before", False, id="before-publishing"),

@@ -4,6 +4,7 @@ What is found here does not depend on how the cube is cut: a scene is usable
 whole or it is quarantined by name.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -64,7 +65,11 @@ def inspect_scenes(
         except SceneError as error:
             return scene.id, error.reason, own
 
-    with ThreadPoolExecutor(CONCURRENT) as pool:
+    scenes = list(scenes)
+    # Files of this machine are not waited for: more threads than cores would only disturb it.
+    is_far = any("://" in asset.href for scene in scenes for asset in scene.assets.values())
+    threads = CONCURRENT if is_far else os.cpu_count()
+    with ThreadPoolExecutor(threads) as pool:
         for scene_id, found, own in pool.map(look, scenes):
             counters.add(own)
             if isinstance(found, str):

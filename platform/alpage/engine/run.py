@@ -11,7 +11,6 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import icechunk
@@ -26,7 +25,6 @@ from alpage.cube.ledger import NOTHING, BlockId
 from alpage.cube.store import CubeStore
 from alpage.engine.budget import Budget
 from alpage.engine.flight import Flight, Told, fault_of
-from alpage.engine.lay_out import lay_out
 from alpage.engine.plan import Plan, inspect_needed
 from alpage.engine.queue import Queue
 from alpage.engine.relief import area_on
@@ -122,7 +120,7 @@ class Run:
         return self.report
 
     def _do_steps(self) -> None:
-        self._prepare()
+        self._fork = self.store.writable(self.branch).fork()
         with self._workers_told():
             while True:
                 try:
@@ -143,10 +141,6 @@ class Run:
             # A scheduler that is gone does not answer; one that was started anew knows of none.
             with contextlib.suppress(OSError, ValueError):
                 self.client.unregister_worker_plugin(self._told.name)
-
-    def _prepare(self) -> None:
-        self.store.commit(self.branch, "Lay out the cube", partial(lay_out, self.plan))
-        self._fork = self.store.writable(self.branch).fork()
 
     def _do_step(self, step: str) -> None:
         todo = deque(self.plan.work.todo(step))

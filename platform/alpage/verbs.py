@@ -4,7 +4,6 @@ Each is a whole step that also a flow or a notebook calls. None prints.
 """
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -106,32 +105,15 @@ def run(
             store.resume(branch, resumed)
         store.commit(branch, "Lay out the cube", partial(lay_out, made))
         pace = Pace(max((len(blocks) for blocks in made.blocks.values()), default=0))
-        freezing: list[Future[None]] = []
-
-        def freeze() -> None:
-            if not freezing:
-                freezing.append(beside.submit(made.scenes.freeze, scenes_path(url, scenes_digest)))
-
-        def progressed(progress: Progress) -> None:
-            if chosen is None:
-                # Now that the workers are busy: before that, both threads would be in a hurry.
-                freeze()
-            on_progress(progress)
-
-        with (
-            ThreadPoolExecutor(1) as beside,
-            open_cluster(study.cluster, pace) as client,
-        ):
-            work = Run(made, client, store, branch, settings(), progressed, pace)
+        with open_cluster(study.cluster, pace) as client:
+            work = Run(made, client, store, branch, settings(), on_progress, pace)
             with showing(work):
                 work.execute()
-            if chosen is None:
-                freeze()
         _keep_sources(url, made, has_others=chosen is not None or resumed is not None)
         if chosen is not None:
             work.report.part = str(chosen)
             return work.report
-        freezing[0].result()
+        made.scenes.freeze(scenes_path(url, scenes_digest))
         previous = store.read() if store.about() is not None else None
         finish(
             work,

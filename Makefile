@@ -1,5 +1,5 @@
 # Each target sets itself up from nothing; a second run skips what is done.
-.PHONY: setup demo test test-fast s3-server e2e check bench lock clean
+.PHONY: setup demo test test-fast s3-server promtool e2e check bench lock clean
 PYTHON := .venv/bin/python
 # Every worker imports the whole stack: without bytecode each would compile it anew, for seconds.
 unexport PYTHONDONTWRITEBYTECODE
@@ -18,6 +18,9 @@ test-fast: setup  ## tests that take seconds
 
 s3-server:  ## a real S3 server for the tests and benchmarks that need one: Go builds it
 	@scripts/s3_server.py --build
+
+promtool:  ## what checks alerts and queries in the tests: from Debian's package of Prometheus
+	@scripts/promtool
 
 e2e: setup  ## the chart on the Kubernetes of KUBECONFIG, for real
 	@$(PYTHON) scripts/check_chart.py

@@ -221,7 +221,7 @@ def checksum(asset: Mapping[str, Any]) -> str:
 
 
 def pruned(value: Any) -> Any:
-    """Return a copy without nulls and empty mappings, neither of which a parquet column keeps.
+    """Return a copy of JSON without nulls and empty objects: a parquet column keeps neither.
 
     >>> pruned({"a": None, "b": [{"c": {}}], "d": 0})
     {'b': [{}], 'd': 0}

@@ -178,3 +178,15 @@ def test_a_part_is_told_of_who_writes_to_its_tiles(
     with pytest.raises(CubeBusy, match=r"another run .*, or of part 1/2, works on .*run again"):
         work(one, "more of part 1")
     assert work(taker, "more") == one.tip(RUN)
+
+
+def test_a_branch_that_another_run_finished_is_named(two: tuple[CubeStore, ...]) -> None:
+    store, later = two
+    base = store.tip()
+    store.begin(RUN, base)
+    work(store, "done", published=True)
+    assert later.read(branch=RUN).attrs["done"]
+    store.publish(RUN, expected=base)
+    for ask in (later.writable, lambda branch: later.read(branch=branch)):
+        with pytest.raises(CubeBusy, match=r"another run of this study finished .*; run again"):
+            ask(RUN)

@@ -114,13 +114,19 @@ class CubeStore:
         return {name for name in self.branches() - {MAIN} if self.tip(name) != main}
 
     def read(self, *, branch: str = MAIN, snapshot: str | None = None) -> zarr.Group:
-        """Return the cube's root group, read-only, at a branch's tip or a snapshot."""
+        """Return the cube's root group, read-only, at a branch's tip or a snapshot.
+
+        Raises CubeError where there is no such snapshot, CubeBusy where another run of the study
+        has finished the branch.
+        """
         try:
             if snapshot is not None:
                 session = self.repository.readonly_session(snapshot_id=snapshot)
             else:
                 session = self.repository.readonly_session(branch)
         except icechunk.IcechunkError as error:
+            if snapshot is None and branch not in self.branches():
+                raise self._finished_meanwhile() from error
             raise CubeError(
                 f"cube: {self.url} has no snapshot {snapshot or branch}: {_brief(self.url, error)}"
             ) from error
@@ -151,13 +157,14 @@ class CubeStore:
         except icechunk.IcechunkError as error:
             if branch in self.branches():
                 raise
-            raise CubeBusy(
-                f"cube: another run of this study finished {self.url} meanwhile; run again"
-            ) from error
+            raise self._finished_meanwhile() from error
         if branch in self._known:
             self._check_ours(branch, session.snapshot_id)
             self._known[branch] = session.snapshot_id
         return session
+
+    def _finished_meanwhile(self) -> CubeBusy:
+        return CubeBusy(f"cube: another run of this study finished {self.url} meanwhile; run again")
 
     def commit(
         self,

@@ -259,14 +259,14 @@ def judge(red_dn: Integers, nir_dn: Integers, scl: Integers, declared_offset: fl
         raise ValueError(
             f"red {red_dn.shape}, nir {nir_dn.shape} and scl {scl.shape} must have one shape"
         )
-    if declared_offset < 0:
-        clear_land = np.isin(scl, SCL_CLEAR_LAND)
-        if offset_lies(red_dn, nir_dn, clear_land, declared_offset):
-            note = (
-                f"the offset {declared_offset:g} makes over {LIE_FRACTION:.0%} of clear land"
-                " negative: it was applied already"
-            )
-            return Verdict(0.0, note)
+    if declared_offset < 0 and offset_lies(
+        red_dn, nir_dn, np.isin(scl, SCL_CLEAR_LAND), declared_offset
+    ):
+        note = (
+            f"the offset {declared_offset:g} makes over {LIE_FRACTION:.0%} of clear land"
+            " negative: it was applied already"
+        )
+        return Verdict(0.0, note)
     if declared_offset == 0 and offset_missing(red_dn, nir_dn, scl):
         note = (
             f"no offset is declared, yet no vegetation is darker than {MISSING_FLOOR_DN} in the"

@@ -17,6 +17,7 @@ from shapely.geometry.base import BaseGeometry
 from alpage.archive.radiometry import judge
 from alpage.archive.scene import Scene
 from alpage.archive.sensors import SENSORS
+from alpage.cube.place import is_local
 from alpage.engine.cog import read_window
 from alpage.engine.header import BadCog, CogHeader
 from alpage.engine.storage import ReadCounters
@@ -67,8 +68,8 @@ def inspect_scenes(
 
     scenes = list(scenes)
     # Files of this machine are not waited for: more threads than cores would only disturb it.
-    is_far = any("://" in asset.href for scene in scenes for asset in scene.assets.values())
-    threads = CONCURRENT if is_far else os.cpu_count()
+    is_here = all(is_local(asset.href) for scene in scenes for asset in scene.assets.values())
+    threads = os.cpu_count() if is_here else CONCURRENT
     with ThreadPoolExecutor(threads) as pool:
         for scene_id, found, own in pool.map(look, scenes):
             counters.add(own)

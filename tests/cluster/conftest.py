@@ -169,9 +169,10 @@ class Installed:
         """Return what kubectl says in this namespace."""
         return run("kubectl", "-n", self.namespace, *arguments, check=check)
 
-    def apply(self, content: dict[str, Any], *arguments: str) -> None:
-        """Create an object in this namespace."""
-        run("kubectl", "-n", self.namespace, "create", "-f", "-", *arguments, given=content)
+    def apply(self, content: dict[str, Any], *arguments: str) -> dict[str, Any]:
+        """Create an object in this namespace; returns it as Kubernetes took it."""
+        create = ("kubectl", "-n", self.namespace, "create", "-o", "json", "-f", "-")
+        return dict(json.loads(run(*create, *arguments, given=content)))
 
     def raw(self, verb: str, path: str, content: dict[str, Any] | None = None) -> str:
         """Return what the API answers at a path."""

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from alpage.verbs import run as run_here
 FLOWS = Path(__file__).resolve().parents[2] / "flows"
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 PATIENCE_S = 120
+ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+SIDES = (("after", -1), ("before", 1))
 
 pytestmark = pytest.mark.slow
 
@@ -247,6 +250,64 @@ def test_a_cancelled_run_leaves_no_process(
     followed = laptop.call("logs", name, "--follow")
     assert followed.code == 1
     assert f"{name} cancelled" in followed.err
+
+
+def test_a_run_on_schedule_is_skipped_while_another_is_at_work_on_its_cube(
+    study: Path, laptop: Laptop, worker: psutil.Process
+) -> None:
+    with httpx.Client(base_url=laptop.environment["PREFECT_API_URL"], timeout=30) as api:
+        update = api.get("/deployments/name/update/update").raise_for_status().json()
+        parameters = {"study": read_study(study).resolved().model_dump(mode="json")}
+
+        def schedule(*schedules: dict[str, Any]) -> None:
+            content = {"parameters": parameters, "schedules": schedules}
+            api.patch(f"/deployments/{update['id']}", json=content).raise_for_status()
+
+        def on_schedule() -> dict[str, Any]:
+            """How a run ended that was made from a schedule."""
+            # The server looks every 5 s for changed schedules, and makes no run of the past.
+            soon = datetime.now(UTC) + timedelta(seconds=12)
+            schedule({"schedule": {"interval": 365 * 86400, "anchor_date": soon.isoformat()}})
+            about = {
+                f"{side}_": (soon + way * timedelta(seconds=1)).isoformat() for side, way in SIDES
+            }
+            at = {"flow_runs": {"expected_start_time": about}}
+            found: list[dict[str, Any]] = []
+
+            def ended() -> bool:
+                found[:] = api.post("/flow_runs/filter", json=at).raise_for_status().json()
+                return bool(found) and found[0]["state_type"] in ENDED
+
+            _until(ended, "the run on schedule has ended")
+            (one,) = found
+            assert one["auto_scheduled"]
+            return one
+
+        before = set(worker.children(recursive=True))
+        by_hand = laptop.start("run", str(study), "--on", "prefect://build")
+        assert by_hand.stderr is not None
+        name = by_hand.stderr.readline().split()[1]
+        _until(
+            lambda: json.loads(laptop.call("status", name, "--json").out)["state"] == "Running",
+            "it runs",
+        )
+        # Held where it is, for as long as the other one needs.
+        own = [one for one in worker.children(recursive=True) if one not in before]
+        for each in own:
+            each.suspend()
+        beside = on_schedule()
+        for each in own:
+            each.resume()
+        _, err = by_hand.communicate(timeout=PATIENCE_S)
+        assert by_hand.returncode == 0, err
+        after = on_schedule()
+        schedule()
+        of_after = {"flow_runs": {"id": {"any_": [after["id"]]}}}
+        left = api.post("/artifacts/filter", json=of_after).raise_for_status().json()
+    assert (beside["state_type"], beside["state_name"]) == ("COMPLETED", "Skipped")
+    assert f"{name} is still at work on this cube" in beside["state"]["message"]
+    assert (after["state_type"], after["state_name"]) == ("COMPLETED", "Completed")
+    assert {one["key"] for one in left} >= {"report", "release"}
 
 
 def test_a_run_that_no_worker_takes_is_taken_back(

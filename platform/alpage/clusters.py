@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import sys
 import tempfile
 from collections.abc import Iterator
 
@@ -40,6 +41,11 @@ DASK_SETTINGS = {
     "distributed.nanny.pre-spawn-environ.NUMBA_NUM_THREADS": "1",
 }
 
+MAIN_GUARD = (
+    " Each worker imports the script that starts it, which must not run a study then: put the call "
+    'below `if __name__ == "__main__":`'
+)
+
 
 @contextlib.contextmanager
 def open_cluster(choice: ClusterChoice, pace: Pace | None = None) -> Iterator[Client]:
@@ -77,14 +83,22 @@ def open_cluster(choice: ClusterChoice, pace: Pace | None = None) -> Iterator[Cl
                 )
                 client = stack.enter_context(Client(cluster))
         except (OSError, TimeoutError, RuntimeError) as error:
+            at = f" at {choice.address}" if choice.address else ""
+            hint = MAIN_GUARD if choice.kind == "local" and _is_script() else ""
             raise ClusterError(
-                f"cluster: {choice.kind} cluster of {choice.workers} workers "
-                f"{'at ' + str(choice.address) if choice.address else ''} did not start: {error}"
+                f"cluster: {choice.kind} cluster of {choice.workers} workers{at} did not start: "
+                f"{error}{hint}"
             ) from error
         if choice.kind != "local":
             _check_versions(client)
             _check_memory(client, choice.memory_gib)
         yield client
+
+
+def _is_script() -> bool:
+    # A module that was started by -m has a spec, and a notebook no file.
+    main = sys.modules["__main__"]
+    return hasattr(main, "__file__") and main.__spec__ is None
 
 
 def _kubernetes(choice: ClusterChoice, pace: Pace) -> contextlib.AbstractContextManager[Client]:

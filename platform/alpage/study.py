@@ -24,7 +24,8 @@ from pydantic import (
 from shapely.geometry import box, shape
 from shapely.geometry.base import BaseGeometry
 
-from alpage.errors import ProductError, StudyError
+from alpage.errors import ProductError, StorageError, StudyError
+from alpage.objectstore import on_s3, read_object
 from alpage.product import Product
 
 ADDRESSES = {"address": ("tcp", "tls"), "gateway": ("https", "http")}
@@ -75,7 +76,7 @@ PeriodText = Annotated[
 
 
 class Area(_Strict):
-    """Where: a box in EPSG:4326 (west, south, east, north), GeoJSON, or a file of it."""
+    """Where: a box in EPSG:4326 (west, south, east, north), GeoJSON, or where it lies."""
 
     bbox: tuple[float, float, float, float] | None = None
     file: str | None = None
@@ -202,7 +203,8 @@ class Study(_Strict):
     release: str | None = Field(None, description="Where releases go; by default beside the cube.")
     grid: GridChoice = GridChoice()
     zones: str | dict[str, Any] | None = Field(
-        None, description="Areas for series, EPSG:4326: a file of GeoJSON, or GeoJSON itself."
+        None,
+        description="Areas for series, EPSG:4326: file or s3:// URL of GeoJSON, or GeoJSON itself.",
     )
     dem: str | None = Field(None, description="Elevation raster, metres.")
     on_bad_scene: Literal["quarantine", "stop"] = "quarantine"
@@ -327,12 +329,12 @@ class Study(_Strict):
     def with_geojson_inside(self) -> "Study":
         """Return the study with the GeoJSON that its area and zones name, instead of the files.
 
-        Raises StudyError where a file is not GeoJSON.
+        What lies on S3 stays where it is. Raises StudyError where a file is not GeoJSON.
         """
         moved: dict[str, Any] = {}
-        if self.area.file is not None:
+        if self.area.file is not None and not on_s3(self.area.file):
             moved["area"] = Area(geojson=self.read_geojson("area.file", self.area.file))
-        if isinstance(self.zones, str):
+        if isinstance(self.zones, str) and not on_s3(self.zones):
             moved["zones"] = self.read_geojson("zones", self.zones)
         study = self.model_copy(update=moved)
         study._folder = self._folder
@@ -344,10 +346,15 @@ class Study(_Strict):
         return "area.file", str(self.area.file)
 
     def read_geojson(self, key: str, path: str) -> dict[str, Any]:
-        """Return what a GeoJSON file holds."""
+        """Return what a GeoJSON file or object holds.
+
+        Raises StudyError where there is none, StorageError where S3 does not hand it out.
+        """
         where = self.locate(path)
         try:
-            content = json.loads(Path(where).read_text())
+            content = json.loads(read_object(where) if on_s3(where) else Path(where).read_text())
+        except StorageError as error:
+            raise StorageError(f"{key}: {error}") from error
         except FileNotFoundError:
             raise StudyError(f"{key}: expected a GeoJSON file, there is none at {where}") from None
         except (OSError, ValueError) as error:

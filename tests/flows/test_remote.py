@@ -308,6 +308,8 @@ def test_a_run_on_schedule_is_skipped_while_another_is_at_work_on_its_cube(
     assert f"{name} is still at work on this cube" in beside["state"]["message"]
     assert (after["state_type"], after["state_name"]) == ("COMPLETED", "Completed")
     assert {one["key"] for one in left} >= {"report", "release"}
+    status = json.loads(laptop.call("status", after["name"], "--json").out)
+    assert status["percent"] == 100.0
 
 
 def test_a_run_that_no_worker_takes_is_taken_back(

@@ -18,6 +18,7 @@ import xarray as xr
 
 import alpage
 from alpage.cube.store import MAIN, CubeStore
+from alpage.errors import StorageError, StudyError
 from alpage.simulate.valley import Valley, add_late_scene, simulate
 from alpage.study import Study
 
@@ -30,8 +31,9 @@ def test_all_on_s3_is_as_on_disk(
     product: str, s3: Any, valley: Valley, study_of: StudyOf, same_cube: SameCube, tmp_path: Path
 ) -> None:
     archive = s3.upload(valley)
+    s3.files.pipe_file(f"{s3.name}/zones.geojson", valley.zones.read_bytes())
     cube = f"{s3.url}/cubes/{product}"
-    there = study_of(product, cube, archive=archive)
+    there = study_of(product, cube, archive=archive, zones=f"{s3.url}/zones.geojson")
     here = study_of(product, str(tmp_path / product))
     report = alpage.run(there)
     assert report.n_blocks == alpage.run(here).n_blocks > 0
@@ -54,6 +56,15 @@ def test_all_on_s3_is_as_on_disk(
         f".{product}.lock",
     }
     assert alpage.release(there).id == released.id
+
+
+def test_zones_that_are_not_there_are_told_by_their_key(s3: Any, study_of: StudyOf) -> None:
+    missing = study_of("snow", f"{s3.url}/cube", zones=f"{s3.url}/zones.geojson")
+    with pytest.raises(StudyError, match=r"zones: expected a GeoJSON file, there is none at s3://"):
+        alpage.plan(missing)
+    nowhere = study_of("snow", f"{s3.url}/cube", zones="s3://alpage-nobody-has-this/zones.geojson")
+    with pytest.raises(StorageError, match=r"zones: s3://alpage-nobody.* cannot be read"):
+        alpage.plan(nowhere)
 
 
 def test_a_late_scene_costs_its_blocks_alone(

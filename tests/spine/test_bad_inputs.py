@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -1004,3 +1005,21 @@ def test_a_full_disk_is_told_and_the_run_goes_on_once_there_is_room(
         found = state(bench.cube)
         assert found is not None
         assert not same(found[1], before[1])
+
+
+def test_a_script_that_its_workers_run_again_is_told_what_it_lacks(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from alpage.clusters import open_cluster\n"
+        "from alpage.study import ClusterChoice\n"
+        "with open_cluster(ClusterChoice(workers=1)):\n"
+        "    pass\n"
+    )
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(
+        "alpage.errors.ClusterError: cluster: local cluster of 1 workers did not"
+    )
+    assert last.endswith('put the call below `if __name__ == "__main__":`')

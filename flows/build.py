@@ -65,7 +65,8 @@ def run(study: Study, found: SearchResult, part: str | None = None) -> RunReport
             update_progress_artifact(progress, progress=float(percent), description=str(now))
 
     report = verbs.run(study, found, part=part, on_progress=show)
-    if shown < 100:  # Where nothing was left to do, nothing was told.
+    # Where nothing was left to do, nothing was told.
+    if shown < 100:
         update_progress_artifact(progress, progress=100.0)
     create_table_artifact(_rows(report.to_json()), key="report", description="run report")
     return report

@@ -55,7 +55,7 @@ def _other_at_work() -> FlowRun | None:
 
 def _cube(one: FlowRun) -> str | None:
     study = one.parameters.get("study")
-    return study.get("cube") if isinstance(study, dict) else None
+    return str(study.get("cube")).rstrip("/") if isinstance(study, dict) else None
 
 
 def _is_before(other: FlowRun, own: FlowRun) -> bool:

@@ -45,7 +45,7 @@ def _other_at_work() -> FlowRun | None:
     """
     with get_client(sync_client=True) as client:
         own = client.read_flow_run(flow_run.id)
-        if not own.auto_scheduled or own.state is None:
+        if not own.auto_scheduled:
             return None
         for other in client.read_flow_runs(flow_run_filter=AT_WORK):
             if other.id != own.id and _cube(other) == _cube(own) and _is_before(other, own):

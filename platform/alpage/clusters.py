@@ -5,6 +5,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import dask.config
 from distributed import Client, LocalCluster
@@ -84,7 +85,7 @@ def open_cluster(choice: ClusterChoice, pace: Pace | None = None) -> Iterator[Cl
                 client = stack.enter_context(Client(cluster))
         except (OSError, TimeoutError, RuntimeError) as error:
             at = f" at {choice.address}" if choice.address else ""
-            hint = MAIN_GUARD if choice.kind == "local" and _is_script() else ""
+            hint = MAIN_GUARD if choice.kind == "local" and _lacks_main_guard() else ""
             raise ClusterError(
                 f"cluster: {choice.kind} cluster of {choice.workers} workers{at} did not start: "
                 f"{error}{hint}"
@@ -95,10 +96,13 @@ def open_cluster(choice: ClusterChoice, pace: Pace | None = None) -> Iterator[Cl
         yield client
 
 
-def _is_script() -> bool:
-    # A module that was started by -m has a spec, and a notebook no file.
+def _lacks_main_guard() -> bool:
+    # A module that was started by -m has a spec, a notebook no file, and `alpage` itself a guard.
     main = sys.modules["__main__"]
-    return hasattr(main, "__file__") and main.__spec__ is None
+    file = getattr(main, "__file__", None)
+    if file is None or main.__spec__ is not None:
+        return False
+    return "__main__" not in Path(file).read_text(errors="replace")
 
 
 def _kubernetes(choice: ClusterChoice, pace: Pace) -> contextlib.AbstractContextManager[Client]:

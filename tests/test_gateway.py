@@ -4,6 +4,7 @@ import os
 import secrets
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -178,8 +179,14 @@ def test_less_memory_than_planned_is_refused(gateway: Server) -> None:
     assert gateway.clusters() == []
 
 
+def _event_loops() -> set[int | None]:
+    """The threads of distributed's event loops."""
+    return {each.ident for each in threading.enumerate() if each.name == "IO loop"}
+
+
 def test_who_may_not_come_in_is_told(gateway: Server) -> None:
     choice = ClusterChoice(kind="gateway", address=gateway.address)
+    before = _event_loops()
     with (
         gateway.settings(password="wrong"),
         pytest.raises(ClusterError, match=r"gave no cluster: .*gateway\.auth") as caught,
@@ -187,6 +194,8 @@ def test_who_may_not_come_in_is_told(gateway: Server) -> None:
     ):
         pass
     assert "wrong" not in str(caught.value)
+    # Nothing is left for finalizers, which run in whatever thread collects them.
+    assert _event_loops() == before
 
 
 def test_no_server_is_told() -> None:

@@ -22,6 +22,29 @@ LOOK_S = 0.5
 logger = logging.getLogger(__name__)
 
 
+class _Cluster(GatewayCluster):  # type: ignore[misc]  # it has no types
+    """A cluster that is ended by its user, also where the server refused it.
+
+    Left to the garbage collector, the finalizer of its gateway waits for distributed's lock of
+    event loops. Where that runs in the thread of a loop that just begins, both wait in vain.
+    """
+
+    def __init__(self, address: str | None) -> None:
+        try:
+            super().__init__(address, shutdown_on_close=True)
+        except BaseException:
+            self.end()
+            raise
+
+    def end(self) -> None:
+        """Shut the cluster down, and the event loop with it; the finalizers find nothing to do."""
+        if "gateway" not in vars(self):
+            return
+        # The library closes what was refused by itself, but for its event loop.
+        (self.gateway if self.status == "closed" else self).close()
+        del self.gateway._loop_runner
+
+
 @contextlib.contextmanager
 def open_gateway(choice: ClusterChoice, patience_s: float) -> Iterator[Client]:
     """Give a client of a new cluster with at least one worker.
@@ -30,8 +53,8 @@ def open_gateway(choice: ClusterChoice, patience_s: float) -> Iterator[Client]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            cluster = GatewayCluster(choice.address, shutdown_on_close=True)
-            stack.callback(_end, cluster)
+            cluster = _Cluster(choice.address)
+            stack.callback(cluster.end)
             held_back = _scale(cluster, choice.workers)
             client = stack.enter_context(cluster.get_client())
         # The library lets through what its HTTP client raises; what servers say is ValueError.
@@ -74,9 +97,3 @@ def _wait_for_worker(
                 "Ask for fewer, or ask who runs it"
             )
         time.sleep(LOOK_S)
-
-
-def _end(cluster: GatewayCluster) -> None:
-    cluster.close()
-    # Its __del__ would look for an event loop that has ended, and complain on the terminal.
-    vars(cluster.gateway).pop("_loop_runner", None)

@@ -14,6 +14,7 @@ import httpx
 import psutil
 import pytest
 import yaml
+from prefect.client.base import PrefectHttpxSyncClient
 from s3_server import free_port
 
 from alpage.cube.reader import open_cube
@@ -84,16 +85,17 @@ def test_update_on_a_server_leaves_its_artifacts(
     _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, err
     of_update = {"flows": {"name": {"any_": ["update"]}}}
-    (run,) = httpx.post(f"{server}/flow_runs/filter", json=of_update).json()
+    with PrefectHttpxSyncClient(base_url=server) as api:
+        (run,) = api.post("/flow_runs/filter", json=of_update).json()
+        of_run = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+        artifacts = api.post("/artifacts/filter", json=of_run).json()
+        tasks = api.post("/task_runs/filter", json=of_run).json()
     assert run["state_type"] == "COMPLETED"
-    of_run = {"flow_runs": {"id": {"any_": [run["id"]]}}}
-    artifacts = httpx.post(f"{server}/artifacts/filter", json=of_run).json()
     assert {artifact["key"] for artifact in artifacts} == {"bill", "progress", "report", "release"}
     (data,) = (a["data"] for a in artifacts if a["key"] == "report")
     report = {row["name"]: row["value"] for row in json.loads(data)}
     assert report["read_seconds"] > 0
     assert report["quarantined"] == {}
-    tasks = httpx.post(f"{server}/task_runs/filter", json=of_run).json()
     assert {task["name"].rsplit("-", 1)[0] for task in tasks} == {
         "search",
         "plan",
@@ -133,7 +135,8 @@ def test_a_flow_is_seen_by_its_metrics_and_its_log_reaches_prefect(
     (begun,) = [line for line in lines if "blocks to do at most" in line["message"]]
     assert (begun["cube"], begun["product"]) == ("cube", "monthly_ndvi")
     of_flow = {"logs": {"level": {"ge_": 20}}, "limit": 200, "sort": "TIMESTAMP_DESC"}
-    told = httpx.post(f"{server}/logs/filter", json=of_flow).json()
+    with PrefectHttpxSyncClient(base_url=server) as api:
+        told = api.post("/logs/filter", json=of_flow).json()
     (log,) = [one for one in told if one["message"] == begun["message"]]
     assert log["name"] == "alpage.engine.run"
     assert log["flow_run_id"] == begun["run"]
@@ -142,10 +145,10 @@ def test_a_flow_is_seen_by_its_metrics_and_its_log_reaches_prefect(
 def test_runs_are_made_from_a_schedule(server: str) -> None:
     """What no flow of ours does: here it broke by a library that Prefect was not ready for."""
     cron = {"schedule": {"cron": "0 3 * * *", "timezone": "UTC"}, "active": True}
-    with httpx.Client(base_url=server) as api:
-        flow = api.post("/flows/", json={"name": "scheduled"}).raise_for_status().json()
+    with PrefectHttpxSyncClient(base_url=server) as api:
+        flow = api.post("/flows/", json={"name": "scheduled"}).json()
         nightly = {"name": "nightly", "flow_id": flow["id"], "schedules": [cron]}
-        api.post("/deployments/", json=nightly).raise_for_status()
+        api.post("/deployments/", json=nightly)
         of_it = {"flows": {"id": {"any_": [flow["id"]]}}}
         _until(lambda: api.post("/flow_runs/filter", json=of_it).json(), "runs are scheduled")
 

@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
+from prefect.client.base import PrefectHttpxSyncClient
 
 FLOWS = Path(__file__).resolve().parents[2] / "flows"
 NIGHTLY = {"cron": "0 3 * * *", "timezone": "UTC", "active": True, "slug": "chart"}
@@ -45,8 +45,8 @@ def register(
                 check=True,
                 timeout=120,
             )
-            found = httpx.get(f"{api}/deployments/name/update/update").raise_for_status()
-            return dict(found.json(), api=api)
+            with PrefectHttpxSyncClient(base_url=api) as client:
+                return dict(client.get("/deployments/name/update/update").json(), api=api)
 
         yield run
 
@@ -57,8 +57,8 @@ def test_a_schedule_goes_when_the_chart_sets_none_and_those_set_by_hand_stay(
     set_by_chart = register(NIGHTLY)
     assert [one["slug"] for one in set_by_chart["schedules"]] == ["chart"]
     by_hand = {"schedule": {"cron": "0 12 * * *", "timezone": "UTC"}, "slug": "noon"}
-    url = f"{set_by_chart['api']}/deployments/{set_by_chart['id']}/schedules"
-    httpx.post(url, json=[by_hand]).raise_for_status()
+    with PrefectHttpxSyncClient(base_url=set_by_chart["api"]) as client:
+        client.post(f"/deployments/{set_by_chart['id']}/schedules", json=[by_hand])
     again = register(NIGHTLY | {"cron": "0 4 * * *"})
     crons = {one["slug"]: one["schedule"]["cron"] for one in again["schedules"]}
     assert crons == {"chart": "0 4 * * *", "noon": "0 12 * * *"}

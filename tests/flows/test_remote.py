@@ -12,11 +12,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import psutil
 import pytest
 import yaml
+from prefect.client.base import PrefectHttpxSyncClient
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from alpage import remote
@@ -106,7 +106,8 @@ def worker(laptop: Laptop) -> Iterator[psutil.Process]:
 
 def _is_ready(laptop: Laptop) -> bool:
     api = laptop.environment["PREFECT_API_URL"]
-    found = httpx.get(f"{api}/deployments/name/build/build", timeout=10).json()
+    with PrefectHttpxSyncClient(base_url=api) as client:
+        found = client.get("/deployments/name/build/build").json()
     return bool(found["status"] == "READY")
 
 
@@ -254,13 +255,13 @@ def test_a_cancelled_run_leaves_no_process(
 def test_a_run_on_schedule_is_skipped_while_another_is_at_work_on_its_cube(
     study: Path, laptop: Laptop, worker: psutil.Process
 ) -> None:
-    with httpx.Client(base_url=laptop.environment["PREFECT_API_URL"], timeout=30) as api:
-        update = api.get("/deployments/name/update/update").raise_for_status().json()
+    with PrefectHttpxSyncClient(base_url=laptop.environment["PREFECT_API_URL"], timeout=30) as api:
+        update = api.get("/deployments/name/update/update").json()
         parameters = {"study": read_study(study).resolved().model_dump(mode="json")}
 
         def schedule(*schedules: dict[str, Any]) -> None:
             content = {"parameters": parameters, "schedules": schedules}
-            api.patch(f"/deployments/{update['id']}", json=content).raise_for_status()
+            api.patch(f"/deployments/{update['id']}", json=content)
 
         def on_schedule() -> dict[str, Any]:
             """How the first run ended that was made from a schedule of now."""
@@ -273,7 +274,7 @@ def test_a_run_on_schedule_is_skipped_while_another_is_at_work_on_its_cube(
             found: list[dict[str, Any]] = []
 
             def ended() -> bool:
-                found[:] = api.post("/flow_runs/filter", json=at).raise_for_status().json()
+                found[:] = api.post("/flow_runs/filter", json=at).json()
                 return bool(found)
 
             _until(ended, "a run on schedule has ended")
@@ -300,7 +301,7 @@ def test_a_run_on_schedule_is_skipped_while_another_is_at_work_on_its_cube(
         assert by_hand.returncode == 0, err
         after = on_schedule()
         of_after = {"flow_runs": {"id": {"any_": [after["id"]]}}}
-        left = api.post("/artifacts/filter", json=of_after).raise_for_status().json()
+        left = api.post("/artifacts/filter", json=of_after).json()
     assert (beside["state_type"], beside["state_name"]) == ("COMPLETED", "Skipped")
     assert f"{name} is still at work on this cube" in beside["state"]["message"]
     assert (after["state_type"], after["state_name"]) == ("COMPLETED", "Completed")

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,9 @@ OPERATOR_S = 45.0
 """Within this time the operator has made the scheduler's pod, or it is not there."""
 GONE_S = 90.0
 REQUEST_S = 10.0
+CORE = "/api/v1/namespaces/{namespace}"
+APPS = "/apis/apps/v1/namespaces/{namespace}"
+DASK = f"/apis/{GROUP}/{VERSION}/namespaces/{{namespace}}"
 
 
 @contextlib.contextmanager
@@ -114,9 +117,7 @@ class _Cluster:
     def keep(self, secret: dict[str, Any]) -> None:
         """Make a secret that goes with the cluster. Raises ClusterError."""
         try:
-            api.CoreV1Api().create_namespaced_secret(
-                self.namespace, secret, _request_timeout=REQUEST_S
-            )
+            _request("POST", f"{CORE}/secrets", {"namespace": self.namespace}, body=secret)
         except ApiException as error:
             if error.status == 409:
                 return
@@ -186,18 +187,17 @@ class _Cluster:
         return find_troubles(self.pods(role), self.deployments(role))
 
     def pods(self, role: str | None = None) -> list[dict[str, Any]]:
-        return self._list(api.CoreV1Api().list_namespaced_pod, role)
+        return self._list(f"{CORE}/pods", role)
 
     def deployments(self, role: str) -> list[dict[str, Any]]:
-        return self._list(api.AppsV1Api().list_namespaced_deployment, role)
+        return self._list(f"{APPS}/deployments", role)
 
-    def _list(self, call: Callable[..., Any], role: str | None) -> list[dict[str, Any]]:
+    def _list(self, path: str, role: str | None) -> list[dict[str, Any]]:
         labels = f"dask.org/cluster-name={self.name}"
         if role is not None:
             labels += f",dask.org/component={role}"
-        found = call(self.namespace, label_selector=labels, _request_timeout=REQUEST_S)
-        plain = api.ApiClient().sanitize_for_serialization(found)
-        return list(plain["items"])
+        found = _request("GET", path, {"namespace": self.namespace}, {"labelSelector": labels})
+        return list(found["items"])
 
     def remove(self, *, wait: bool) -> None:
         """Remove the cluster, and its pods before it returns if so asked; try again on failures."""
@@ -267,27 +267,49 @@ def _configuration(dask_settings: dict[str, Any]) -> str:
 
 
 def _create(plural: str, namespace: str, resource: dict[str, Any]) -> dict[str, Any]:
-    made = api.CustomObjectsApi().create_namespaced_custom_object(
-        GROUP, VERSION, namespace, plural, resource, _request_timeout=REQUEST_S
-    )
-    return dict(made)
+    return _request("POST", f"{DASK}/{plural}", {"namespace": namespace}, body=resource)
 
 
 def _delete(plural: str, namespace: str, name: str) -> None:
     """Delete a resource; does nothing where there is none."""
     try:
-        api.CustomObjectsApi().delete_namespaced_custom_object(
-            GROUP,
-            VERSION,
-            namespace,
-            plural,
-            name,
-            grace_period_seconds=5,
-            _request_timeout=REQUEST_S,
+        _request(
+            "DELETE",
+            f"{DASK}/{plural}/{{name}}",
+            {"namespace": namespace, "name": name},
+            {"gracePeriodSeconds": "5"},
         )
     except ApiException as error:
         if error.status != 404:
             raise
+
+
+def _request(
+    method: str,
+    path: str,
+    named: dict[str, str],
+    query: dict[str, str] | None = None,
+    body: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return what the Kubernetes API answers, as plain JSON.
+
+    Not by the library's classes of pods and secrets: to import them takes seconds of a core, and
+    what they make of an answer would be made plain again. Raises ApiException, HTTPError.
+    """
+    client = api.ApiClient()
+    headers = {"Accept": "application/json", "Content-Type": "application/json"}
+    request = client.param_serialize(
+        method,
+        path,
+        path_params=named,
+        query_params=list((query or {}).items()),
+        header_params=headers,
+        body=body,
+        auth_settings=["BearerToken"],
+    )
+    answer = client.call_api(*request, _request_timeout=REQUEST_S)
+    answer.read()
+    return dict(client.response_deserialize(answer, {"2XX": "object"}).data)
 
 
 def _refusal(error: ApiException, namespace: str) -> str:

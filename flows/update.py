@@ -15,7 +15,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from alpage.study import Study
-from build import entire, main, plan, release, run, search, watched
+from build import bring_up_to_date, main, release, watched
 
 AT_WORK = FlowRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING", "CANCELLING"]}}})
 
@@ -30,9 +30,7 @@ def update(study: Study) -> dict[str, Any] | State[Any]:
         if (other := _other_at_work()) is not None:
             said = f"{other.name} is still at work on this cube; the next run on schedule goes on"
             return Completed(name="Skipped", message=said)
-        found = entire(search(study))
-        plan(study, found)
-        report = run(study, found)
+        report = bring_up_to_date(study)
         published = release(study)
     return {"report": report.to_json(), "release": vars(published)}
 

@@ -52,8 +52,8 @@ def plan(study: Study, found: SearchResult, part: str | None = None) -> Plan:
 
 
 @task(name="run")
-def run(study: Study, found: SearchResult, part: str | None = None) -> RunReport:
-    """Bring the cube, or one part of it, up to date."""
+def run(study: Study, found: SearchResult, planned: Plan, part: str | None = None) -> RunReport:
+    """Bring the cube, or one part of it, up to date; the report is left also where that fails."""
     progress = create_progress_artifact(progress=0.0, key="progress", description="km² × dates")
     shown = 0
 
@@ -65,11 +65,13 @@ def run(study: Study, found: SearchResult, part: str | None = None) -> RunReport
             shown = percent
             update_progress_artifact(progress, progress=float(percent), description=str(now))
 
-    report = verbs.run(study, found, part=part, on_progress=show)
+    def leave(report: RunReport) -> None:
+        create_table_artifact(_rows(report.to_json()), key="report", description="run report")
+
+    report = verbs.run(study, found, part=part, planned=planned, on_progress=show, on_report=leave)
     # Where nothing was left to do, nothing was told.
     if shown < 100:
         update_progress_artifact(progress, progress=100.0)
-    create_table_artifact(_rows(report.to_json()), key="report", description="run report")
     return report
 
 
@@ -99,8 +101,8 @@ def bring_up_to_date(study: Study, part: str | None = None) -> RunReport:
     """Search, plan and run; returns the run's report."""
     # Unquoted, Prefect searches each scene for futures: 20 ms of a core a scene and run.
     found = cast(SearchResult, quote(search(study)))
-    plan(study, found, part)
-    return run(study, found, part)
+    planned = cast(Plan, quote(plan(study, found, part)))
+    return run(study, found, planned, part)
 
 
 @contextlib.contextmanager

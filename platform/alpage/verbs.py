@@ -3,7 +3,8 @@
 Each is a whole step that also a flow or a notebook calls. None prints.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from alpage.engine.plan import Plan, make_plan
 from alpage.engine.report import Pace, Progress, RunReport
 from alpage.engine.run import Run, finish
 from alpage.engine.sources import read_sources, write_sources
-from alpage.errors import ArchiveError, CubeBusy, CubeError
+from alpage.errors import AlpageError, ArchiveError, CubeBusy, CubeError
 from alpage.grid import Grid
 from alpage.releases.gate import check_cube
 from alpage.releases.publish import Release, publish_release
@@ -56,7 +57,7 @@ def plan(study: Study, found: SearchResult | None = None, *, part: str | None = 
 
     Also where a run would not start for a limit of the study: `plan(...).bill.check(limits)`.
     """
-    made, _ = _plan(study, found, None if part is None else Part.parse(part))
+    made, _ = _plan(study, found, None if part is None else Part.parse(part), {})
     return made
 
 
@@ -65,14 +66,19 @@ def run(
     found: SearchResult | None = None,
     *,
     part: str | None = None,
+    planned: Plan | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_plan: Callable[[Plan], None] = lambda plan: None,
+    on_report: Callable[[RunReport], None] = lambda report: None,
 ) -> RunReport:
     """Bring the study's cube up to date with its archive and show it to readers.
 
     Does only what is not recorded as done. An interrupted run is resumed from
     its last commit. Raises AlpageError; the cube that readers see is then as
-    it was.
+    it was. `on_report` is told what was done also where the run fails, once it had a cluster.
+
+    The cube may have moved on since `planned` was made of the same scenes: a plan is drawn anew,
+    but what it looked at is not looked at again.
 
     Parts, such as "2/4", the second of four, run side by side, each on its share of the
     tiles, up to where all tiles are needed. Readers see nothing of them before a run without
@@ -81,18 +87,20 @@ def run(
     url = study.locate(study.cube)
     chosen = None if part is None else Part.parse(part)
     with serving(settings().metrics_port), held(url, chosen), reached(url):
-        made, resumed = _plan(study, found, chosen)
+        made, resumed = _plan(study, found, chosen, {} if planned is None else planned.sources)
         made.bill.check(study.limits)
         on_plan(made)
         scenes_digest = made.scenes.digest
         if _is_done(made, resumed, scenes_digest):
-            return RunReport(
+            report = RunReport(
                 url,
                 scenes=len(made.scenes) - len(made.quarantined),
                 quarantined=made.left_out,
                 snapshot=made.base if chosen is None else None,
                 part=None if chosen is None else str(chosen),
             )
+            on_report(report)
+            return report
         probe(url)
         store = _store(url, made, chosen)
         made.base = made.base or store.tip()
@@ -105,22 +113,34 @@ def run(
             store.resume(branch, resumed)
         store.commit(branch, "Lay out the cube", partial(lay_out, made))
         pace = Pace(max((len(blocks) for blocks in made.blocks.values()), default=0))
-        with open_cluster(study.cluster, pace) as client:
-            work = Run(made, client, store, branch, settings(), on_progress, pace)
-            with showing(work):
-                work.execute()
-        _keep_sources(url, made, has_others=chosen is not None or resumed is not None)
-        if chosen is not None:
-            work.report.part = str(chosen)
+        with contextlib.ExitStack() as ending:
+            with open_cluster(study.cluster, pace) as client:
+                work = Run(made, client, store, branch, settings(), on_progress, pace)
+                ending.enter_context(_reported(work.report, on_report))
+                with showing(work):
+                    work.execute()
+            _keep_sources(url, made, has_others=chosen is not None or resumed is not None)
+            if chosen is not None:
+                return work.report
+            made.scenes.freeze(scenes_path(url, scenes_digest))
+            previous = store.read() if store.about() is not None else None
+            finish(
+                work,
+                scenes_digest,
+                lambda root: check_cube(root, made.layout, previous).to_json(),
+            )
             return work.report
-        made.scenes.freeze(scenes_path(url, scenes_digest))
-        previous = store.read() if store.about() is not None else None
-        finish(
-            work,
-            scenes_digest,
-            lambda root: check_cube(root, made.layout, previous).to_json(),
-        )
-        return work.report
+
+
+@contextlib.contextmanager
+def _reported(report: RunReport, on_report: Callable[[RunReport], None]) -> Iterator[None]:
+    """Tell the report when what runs inside has ended or failed; what is killed has no time to."""
+    try:
+        yield
+    except AlpageError:
+        on_report(report)
+        raise
+    on_report(report)
 
 
 def status(study: Study) -> dict[str, Any]:
@@ -263,7 +283,12 @@ def recorded_scenes(cube: str, about: dict[str, Any]) -> SceneList | None:
         ) from None
 
 
-def _plan(study: Study, found: SearchResult | None, part: Part | None) -> tuple[Plan, str | None]:
+def _plan(
+    study: Study,
+    found: SearchResult | None,
+    part: Part | None,
+    looked_at: Mapping[str, SceneSource],
+) -> tuple[Plan, str | None]:
     """The plan, and where the branch of the interrupted run stands that it goes on from, if any."""
     product = study.load_product()
     study.load_parameters(product)
@@ -274,7 +299,10 @@ def _plan(study: Study, found: SearchResult | None, part: Part | None) -> tuple[
         raise ArchiveError(f"on_bad_scene is stop, and item {name} is bad: {reason}")
     url = study.locate(study.cube)
     if not CubeStore.exists(url):
-        return make_plan(study, found.scenes, store=None, rejected=rejected, part=part), None
+        made = make_plan(
+            study, found.scenes, store=None, known=looked_at, rejected=rejected, part=part
+        )
+        return made, None
     store = CubeStore.open(url)
     about = store.about()
     recorded = recorded_scenes(url, about) if about is not None else None
@@ -292,7 +320,7 @@ def _plan(study: Study, found: SearchResult | None, part: Part | None) -> tuple[
         store=store,
         branch=MAIN if resumed is None else branch,
         recorded_scenes=recorded,
-        known=known,
+        known={**known, **looked_at},
         rejected=rejected,
         part=part,
     )

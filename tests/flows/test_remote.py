@@ -217,15 +217,34 @@ def test_parts_from_a_laptop_are_joined_by_a_run_without_part(
     assert open_cube(str(study.parent / "cube")).layers
 
 
+@pytest.mark.parametrize(
+    ("limit", "left"),
+    [({"blocks": 1}, {"bill"}), ({"hours": 1e-9}, {"bill", "progress", "report"})],
+    ids=["planned", "begun"],
+)
 def test_a_failed_run_is_its_sentence(
-    study: Path, shared: Path, laptop: Laptop, worker: psutil.Process
+    limit: dict[str, float],
+    left: set[str],
+    study: Path,
+    shared: Path,
+    laptop: Laptop,
+    worker: psutil.Process,
 ) -> None:
-    _write(study.parent, shared, limits={"blocks": 1})
+    _write(study.parent, shared, limits=limit)
     told = laptop.call("run", str(study), "--on", "prefect://build")
     assert told.code == 1, told.err
     assert "error " in told.err
-    assert "limits.blocks" in told.err
+    assert f"limits.{next(iter(limit))}" in told.err
     assert "Traceback" not in told.err
+    name = told.err.split()[1]
+    of_run = {"flow_runs": {"name": {"any_": [name]}}}
+    with PrefectHttpxSyncClient(base_url=laptop.environment["PREFECT_API_URL"]) as api:
+        artifacts = api.post("/artifacts/filter", json=of_run).json()
+    # Prefect's own have no key.
+    assert {one["key"] for one in artifacts if one["key"]} == left
+    for report in (one for one in artifacts if one["key"] == "report"):
+        values = {row["name"]: row["value"] for row in json.loads(report["data"])}
+        assert values["blocks_done"] > 0
 
 
 def test_a_cancelled_run_leaves_no_process(

@@ -13,6 +13,8 @@ import shapely
 
 import alpage
 from alpage.cube.store import MAIN, CubeStore
+from alpage.engine.plan import Plan
+from alpage.engine.report import RunReport
 from alpage.errors import CubeError, LimitReached
 from alpage.grid import Grid
 from alpage.simulate.items import write_collection
@@ -310,14 +312,30 @@ def test_a_run_that_would_pass_a_limit_does_not_start(
     assert alpage.run(study_of("monthly_ndvi")).n_blocks > 3
 
 
+def test_a_run_looks_at_no_scene_that_its_plan_has_seen(study_of: StudyOf) -> None:
+    study = study_of("monthly_ndvi")
+    found = alpage.search(study)
+    planned = alpage.plan(study, found)
+    assert planned.inspection.requests > 0
+    anew: list[Plan] = []
+    reports: list[RunReport] = []
+    report = alpage.run(
+        study, found, planned=planned, on_plan=anew.append, on_report=reports.append
+    )
+    assert [plan.inspection.requests for plan in anew] == [0]
+    assert reports == [report]
+    assert report.n_blocks == planned.bill.n_blocks > 0
+
+
 def test_a_run_that_passes_a_limit_keeps_what_is_done(
     own_valley: Valley, built: Built, study_of: StudyOf, cells: Any, same_cube: Any
 ) -> None:
     own = {"of": own_valley, "grid": GRIDS["snow"]}
     # Seconds are not known before a first run, so that only the run itself can notice.
     limited = study_of("snow", "limited", **own, limits={"hours": 1e-9})
+    reports: list[RunReport] = []
     with pytest.raises(LimitReached, match=r"limits\.hours.*blocks are done and kept"):
-        alpage.run(limited)
+        alpage.run(limited, on_report=reports.append)
     with pytest.raises(CubeError, match="nothing was published"):
         alpage.open_cube(limited.cube)
     told = alpage.status(limited)
@@ -325,6 +343,10 @@ def test_a_run_that_passes_a_limit_keeps_what_is_done(
     assert len(told["unfinished_runs"]) == 1
     kept = sum(step["blocks"] for step in told["steps"].values())
     assert kept > 0
+    (of_failed,) = reports
+    assert (of_failed.n_blocks, of_failed.snapshot) == (kept, None)
+    assert of_failed.scenes > 0
+    assert of_failed.seconds > 0
     study = study_of("snow", "limited", **own)
     resumed = alpage.run(study)
     fresh, at_once = built("snow", grid=GRIDS["snow"])

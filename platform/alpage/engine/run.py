@@ -76,7 +76,12 @@ class Run:
         self.on_progress = on_progress
         self.pace = pace
         self._threads = 0
-        self.report = RunReport(store.url, started=dt.datetime.now(dt.UTC).isoformat())
+        part = plan.work.part
+        self.report = RunReport(
+            store.url,
+            started=dt.datetime.now(dt.UTC).isoformat(),
+            part=None if part is None else str(part),
+        )
         self._began = time.monotonic()
         self.budget = Budget(plan.study.limits, settings, self.report, plan.bill.n_blocks)
         self.queue = Queue({step: len(blocks) for step, blocks in plan.blocks.items()})
@@ -114,9 +119,9 @@ class Run:
                 raise
             finally:
                 self.report.cost_eur = self.budget.cost_eur
-        self.report.quarantined = self.plan.left_out
-        self.report.scenes = len(self.plan.scenes) - len(self.plan.quarantined)
-        self.report.seconds = time.monotonic() - self._began
+                self.report.quarantined = self.plan.left_out
+                self.report.scenes = len(self.plan.scenes) - len(self.plan.quarantined)
+                self.report.seconds = time.monotonic() - self._began
         return self.report
 
     def _do_steps(self) -> None:

@@ -4,28 +4,31 @@ Each command imports the verbs once its study is read: help and a mistake in a s
 for the libraries of a run.
 """
 
-import json
-import logging
-import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TextColumn
 
 from alpage.errors import AlpageError, StudyError
 from alpage.study import Study, read_study
+from alpage.terminal import (
+    err,
+    out,
+    plain,
+    print_bill,
+    print_json,
+    print_line,
+    print_report,
+    print_rows,
+    print_status,
+    progress_bar,
+)
 
 if TYPE_CHECKING:
-    from alpage.engine.report import Progress as RunProgress
-    from alpage.engine.report import RunReport
     from alpage.remote import Line, Status
 
 app = typer.Typer(
@@ -35,9 +38,6 @@ app = typer.Typer(
     help="Living datacubes of lakes, snow and vegetation from satellite imagery.",
     epilog="Begin with: alpage demo",
 )
-out = Console()
-err = Console(stderr=True)
-
 StudyFile = Annotated[Path, typer.Argument(help="The study, a YAML file.", metavar="STUDY")]
 Run = Annotated[str, typer.Argument(help="A run's name or id on the Prefect server.")]
 PartOf = Annotated[
@@ -56,7 +56,7 @@ def main() -> None:
         # What `typer.Exit` was raised with comes back as a value here.
         sys.exit(app(standalone_mode=False))
     except AlpageError as error:
-        err.print(f"[bold red]error[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
+        err.print(f"[bold red]error[/] {plain(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         err.print("stopped: what is finished is kept, run again to go on")
@@ -94,13 +94,13 @@ def search(study: StudyFile, as_json: AsJson = False) -> None:
         for scene in found.scenes.scenes
     ]
     if as_json:
-        _print_json(
+        print_json(
             {"scenes": rows, "rejected": dict(found.rejected), "duplicates": found.duplicates}
         )
         return
-    _print_rows(rows, title=f"{len(rows)} scenes")
+    print_rows(rows, title=f"{len(rows)} scenes")
     for name, reason in found.rejected:
-        err.print(f"left out {_plain(name)}: {_plain(reason)}", highlight=False, soft_wrap=True)
+        err.print(f"left out {plain(name)}: {plain(reason)}", highlight=False, soft_wrap=True)
     if found.duplicates:
         err.print(f"{len(found.duplicates)} older processings of the same acquisitions left out")
 
@@ -114,9 +114,9 @@ def plan(study: StudyFile, part: PartOf = None, as_json: AsJson = False) -> None
     made = verbs.plan(chosen, part=part)
     bill = made.bill.to_json() | {"quarantined": made.left_out}
     if as_json:
-        _print_json(bill)
+        print_json(bill)
     else:
-        _print_bill(bill)
+        print_bill(bill)
     made.bill.check(chosen.limits)
 
 
@@ -150,12 +150,12 @@ def run(
     from alpage import logs, verbs
 
     logs.configure()
-    with _progress_bar(quiet=as_json) as on_progress:
+    with progress_bar(quiet=as_json) as on_progress:
         report = verbs.run(chosen, part=part, on_progress=on_progress)
     if as_json:
-        _print_json(report.to_json())
+        print_json(report.to_json())
         return
-    _print_report(report)
+    print_report(report)
 
 
 @app.command(epilog="Example: alpage status study.yaml --json; alpage status brave-otter")
@@ -174,20 +174,20 @@ def status(
     if path.suffix not in (".yaml", ".yml") and not path.is_file():
         from alpage import remote
 
-        _print_status(remote.status(study), as_json=as_json)
+        print_status(remote.status(study), as_json=as_json)
         return
     chosen = read_study(path)
     from alpage import verbs
 
     answer = verbs.status(chosen)
     if as_json:
-        _print_json(answer)
+        print_json(answer)
         return
     steps = answer.pop("steps", {})
     answer.pop("last_run", None)
     for key, value in answer.items():
-        out.print(f"{key}: {_plain(str(value))}", highlight=False)
-    _print_rows(
+        out.print(f"{key}: {plain(str(value))}", highlight=False)
+    print_rows(
         [
             {"step": step, **{k: round(v, 1) for k, v in cost.items()}}
             for step, cost in steps.items()
@@ -211,10 +211,10 @@ def logs(
         return
     lines = remote.logs(run)
     if as_json:
-        _print_json([line.to_json() for line in lines])
+        print_json([line.to_json() for line in lines])
         return
     for line in lines:
-        _print_line(out, line)
+        print_line(out, line)
 
 
 @app.command(epilog="Example: alpage cancel brave-otter")
@@ -224,7 +224,7 @@ def cancel(run: Run, as_json: AsJson = False) -> None:
 
     now = remote.cancel(run)
     if as_json:
-        _print_json(now.to_json())
+        print_json(now.to_json())
         return
     told = (
         "had not begun, and will not"
@@ -241,9 +241,9 @@ def history(cube: str, as_json: AsJson = False) -> None:
 
     rows = verbs.history(cube)
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
-    _print_rows(rows)
+    print_rows(rows)
 
 
 @app.command(epilog="Example: alpage rollback cubes/flanders")
@@ -259,7 +259,7 @@ def rollback(
 
     shown = verbs.rollback(cube, snapshot)
     if as_json:
-        _print_json({"snapshot": shown})
+        print_json({"snapshot": shown})
         return
     out.print(f"readers of {cube} see {shown}", highlight=False)
 
@@ -272,7 +272,7 @@ def release(study: StudyFile, as_json: AsJson = False) -> None:
 
     made = verbs.release(chosen)
     if as_json:
-        _print_json(vars(made))
+        print_json(vars(made))
         return
     told = "released" if made.written else "was released already:"
     out.print(f"{told} {made.id} at {made.url}", highlight=False, soft_wrap=True)
@@ -330,9 +330,9 @@ def demo(
 
     answer = run_demo(folder, size_px=size_px, say=lambda text: err.print(text, highlight=False))
     if as_json:
-        _print_json(answer)
+        print_json(answer)
         return
-    _print_rows(answer["comparison"], title="error against the truth")
+    print_rows(answer["comparison"], title="error against the truth")
     for line in answer["next"]:
         out.print(line, highlight=False)
 
@@ -340,32 +340,7 @@ def demo(
 @app.command(epilog="Example: alpage schema > study.schema.json")
 def schema() -> None:
     """Print the JSON Schema of a study."""
-    _print_json(Study.model_json_schema())
-
-
-@contextmanager
-def _progress_bar(*, quiet: bool) -> Iterator["Callable[[RunProgress], None]"]:
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:.1f}/{task.total:.1f} km² × dates"),
-        TimeRemainingColumn(),
-        console=err,
-        transient=True,
-        disable=quiet or not err.is_terminal,
-    )
-    with bar:
-        task = bar.add_task("planning", total=None)
-
-        def show(progress: "RunProgress") -> None:
-            bar.update(
-                task,
-                description=progress.step,
-                completed=progress.done_km2_dates,
-                total=progress.total_km2_dates,
-            )
-
-        yield show
+    print_json(Study.model_json_schema())
 
 
 def _follow(name: str, run: str, *, as_json: bool, level: int = 30) -> None:
@@ -388,11 +363,11 @@ def _follow(name: str, run: str, *, as_json: bool, level: int = 30) -> None:
         if now.state != seen and not as_json:
             seen = now.state
             err.print(f"{now.name}: {now.state}", highlight=False)
-        bar.update(task, description=_plain(now.progress or now.state), completed=now.percent)
+        bar.update(task, description=plain(now.progress or now.state), completed=now.percent)
 
     def tell(line: "Line") -> None:
         # Beside the progress a failure's traceback would bury its sentence, which comes last.
-        _print_line(err, line if level == 0 else replace(line, text=line.text.partition("\n")[0]))
+        print_line(err, line if level == 0 else replace(line, text=line.text.partition("\n")[0]))
 
     try:
         with bar:
@@ -406,98 +381,16 @@ def _follow(name: str, run: str, *, as_json: bool, level: int = 30) -> None:
         )
         raise typer.Exit(130) from None
     if as_json:
-        _print_json(ended)
+        print_json(ended)
         return
     from alpage.engine.report import RunReport
 
     told = {name: value for name, value in ended["report"].items() if name != "blocks_done"}
     if told:
-        _print_report(RunReport(**told))
+        print_report(RunReport(**told))
     if ended["release"]:
-        url = _plain(ended["release"]["url"])
+        url = plain(ended["release"]["url"])
         out.print(f"release: {url}", highlight=False, soft_wrap=True)
-
-
-def _print_status(now: "Status", *, as_json: bool) -> None:
-    if as_json:
-        _print_json(now.to_json())
-        return
-    for key in ("name", "id", "deployment", "state", "message", "progress"):
-        if value := getattr(now, key):
-            out.print(f"{key}: {_plain(value)}", highlight=False, soft_wrap=True)
-
-
-def _print_line(console: Console, line: "Line") -> None:
-    told = f"{line.at:%H:%M:%S} {logging.getLevelName(line.level).lower()} {_plain(line.text)}"
-    console.print(told, highlight=False, soft_wrap=True)
-
-
-def _print_bill(bill: dict[str, Any]) -> None:
-    table = Table(title="what a run would do", show_header=False)
-    cpu = bill["cpu_seconds"]
-    for name, value in (
-        ("scenes to read", f"{bill['scenes']}"),
-        ("blocks to do, at most", f"{bill['blocks_to_do']}"),
-        *((f"  {step}", f"{n}") for step, n in bill["blocks"].items()),
-        ("blocks to skip", f"{bill['blocks_to_skip']}"),
-        ("requests, at most", f"{bill['requests']}"),
-        ("to read", f"{bill['read_bytes'] / 2**20:.1f} MiB"),
-        ("read amplification", f"{bill['read_amplification']:.2f}"),
-        ("memory of a worker", f"{bill['peak_memory_bytes'] / 2**30:.2f} GiB"),
-        ("core time", "not known before a first run" if cpu is None else f"{cpu:.0f} s"),
-        ("to write, uncompressed", f"{bill['write_bytes_uncompressed'] / 2**20:.1f} MiB"),
-        ("cost", f"{bill['cost_eur']:.4f} EUR"),
-    ):
-        table.add_row(name, value)
-    out.print(table)
-    _print_quarantine(bill["quarantined"])
-
-
-def _print_report(report: "RunReport") -> None:
-    whole = report.cube if report.part is None else f"part {report.part} of {report.cube}"
-    if report.n_blocks == 0:
-        out.print(f"nothing to do: {whole} is up to date", highlight=False, soft_wrap=True)
-    else:
-        done = ", ".join(f"{step} {n}" for step, n in report.blocks.items())
-        out.print(
-            f"{report.n_blocks} blocks in {report.seconds:.1f} s ({done}); "
-            f"read {report.read_seconds:.1f} s, computed {report.compute_seconds:.1f} s, "
-            f"wrote {report.write_seconds:.1f} s; {report.retries} retries",
-            highlight=False,
-        )
-        told = (
-            f"cube: {report.cube}, snapshot {report.snapshot}"
-            if report.part is None
-            else f"{whole} is done; when all are, a run without --part shows readers the cube"
-        )
-        out.print(told, highlight=False, soft_wrap=True)
-    _print_quarantine(report.quarantined)
-
-
-def _print_quarantine(quarantined: dict[str, str]) -> None:
-    for scene, reason in quarantined.items():
-        told = f"quarantined {_plain(scene)}: {_plain(reason)}"
-        err.print(told, highlight=False, soft_wrap=True)
-
-
-def _print_rows(rows: list[dict[str, Any]], title: str | None = None) -> None:
-    if not rows:
-        return
-    table = Table(title=title)
-    for column in rows[0]:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*(_plain(str(value)) for value in row.values()))
-    out.print(table)
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, default=str) + os.linesep)
-
-
-def _plain(text: str) -> str:
-    """Text from outside, safe from being read as markup."""
-    return text.replace("[", r"\[")
 
 
 if __name__ == "__main__":

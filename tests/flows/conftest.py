@@ -1,7 +1,9 @@
 """A real Prefect server on this machine."""
 
 import contextlib
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,15 +17,38 @@ import pytest
 from s3_server import free_port
 
 STARTS_WITHIN_S = 240
+DATABASE = "PREFECT_API_DATABASE_CONNECTION_URL"
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
 
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory, testrun_uid: str) -> Path:
+    """A database as Prefect lays it out: once for all processes, it takes half a minute."""
+    folder = tmp_path_factory.getbasetemp().parent / f"prefect-{testrun_uid}"
+    folder.mkdir(exist_ok=True)
+    path = folder / "prefect.db"
+    with (folder / "turn").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        if not path.exists():
+            url = f"sqlite+aiosqlite:///{folder}/new.db"
+            subprocess.run(
+                [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"],
+                env={**os.environ, "PREFECT_HOME": str(folder), DATABASE: url},
+                stdout=subprocess.DEVNULL,
+                check=True,
+            )
+            (folder / "new.db").rename(path)
+    return path
+
+
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def environment(tmp_path_factory: pytest.TempPathFactory, database: Path) -> dict[str, str]:
     """A Prefect home of its own, and the products of the examples."""
+    home = tmp_path_factory.mktemp("prefect")
+    shutil.copyfile(database, home / "prefect.db")
     return {
         **os.environ,
-        "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect")),
+        "PREFECT_HOME": str(home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "PYTHONPATH": str(EXAMPLES),

@@ -125,13 +125,16 @@ def run(*command: str | Path, given: Any = None, timeout: float = 120, check: bo
     return done.stdout if check else done.stdout + done.stderr
 
 
-def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """Return what a condition gives, once it gives something."""
+def until(
+    condition: Callable[[], Any], seconds: float, what: str, so_far: Callable[[], Any] = str
+) -> Any:
+    """Return what a condition gives, once it gives something; `so_far` tells what came instead."""
     end = time.monotonic() + seconds
     while True:
         if value := condition():
             return value
-        assert time.monotonic() < end, f"waited {seconds:.0f} s until {what}"
+        if time.monotonic() > end:
+            pytest.fail(f"waited {seconds:.0f} s until {what} {so_far()}", pytrace=False)
         time.sleep(1)
 
 

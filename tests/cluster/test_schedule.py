@@ -56,12 +56,18 @@ def test_a_late_scene_is_picked_up_and_costs_its_blocks_only(
                 return {**report, "seconds": one["total_run_time"]}
         return None
 
+    def so_far() -> list[tuple[str, str, str | None]]:
+        runs = installed.call("POST", "/flow_runs/filter", {})
+        asked = [one for one in runs if one["auto_scheduled"]]
+        return [(one["name"], one["state_name"], one["state"]["message"]) for one in asked]
+
     installed.helm("upgrade", "-f", str(values))
     try:
-        first = until(done, 240, "the schedule has made the cube")
+        # A minute until it is due, and the run itself, beside whatever else is tested.
+        first = until(done, 600, "the schedule has made the cube", so_far)
         with installed.storage() as files:
             files.pipe(collection, json.dumps(whole).encode())
-        second = until(done, 240, "the schedule has taken the late scene")
+        second = until(done, 600, "the schedule has taken the late scene", so_far)
     finally:
         installed.helm("upgrade")
     assert (first["blocks_done"], second["blocks_done"]) == (ALL_BLOCKS, LATE_BLOCKS)

@@ -1,11 +1,16 @@
 """What a bill counts of a file, against counting its tiles one by one."""
 
 import numpy as np
+from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
+from odc.geo.geobox import GeoBox
 
-from alpage.engine.demand import Demand
-from alpage.engine.header import CogLevel
+from alpage.engine.demand import Demand, windows_under
+from alpage.engine.header import CogHeader, CogLevel
+from alpage.engine.positions import block_of
+from alpage.engine.warp import needed_window
+from alpage.grid import Grid
 
 sides = st.integers(1, 9)
 windows = st.tuples(st.integers(-12, 40), st.integers(-12, 40), st.integers(0, 30), sides)
@@ -34,3 +39,31 @@ def test_every_tile_is_counted_once_a_window(shape, tile, asked, seed) -> None:
                 size += count
     assert (demand.requests, demand.read_bytes, demand.useful_px) == (requests, size, needed)
     assert demand.read_px == requests * tile[0] * tile[1]
+
+
+@given(
+    resolution=st.sampled_from([10.0, 20.0, 30.0, 60.0, 10.001]),
+    moved=st.tuples(st.integers(-90, 90), st.sampled_from([0.0, 2.5, 5.0, 10.0])),
+    crs=st.sampled_from([32632, 32631]),
+    kernel=st.sampled_from(["nearest", "average", "bilinear", "cubic"]),
+    shape=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    tile_px=st.integers(16, 40),
+    halo=st.integers(0, 3),
+    data=st.data(),
+)
+def test_windows_of_all_tiles_are_those_of_each(
+    resolution, moved, crs, kernel, shape, tile_px, halo, data
+) -> None:
+    x, y = 10.0 * moved[0] + moved[1], 10.0 * moved[0] - moved[1]
+    corner = (resolution, 0.0, 300_000 + x, 0.0, -resolution, 5_100_000 + y)
+    none = np.zeros(1, dtype="uint64")
+    level = CogLevel((400, 300), (400, 300), none, none.astype("uint32"), False, 1, 1, "")
+    header = CogHeader("a.tif", 1, "uint16", 1, 0.0, crs, corner, "<", (level,))
+    lattice = Affine(10, 0, 300_000, 0, -10, 5_100_000)
+    grid = Grid(GeoBox(shape, lattice, "EPSG:32632"), tile_px)
+    tiles = list(grid.tiles)
+    numbers = np.array(sorted(data.draw(st.sets(st.integers(0, len(tiles) - 1), min_size=1))))
+    found = windows_under(header, kernel, grid, numbers, halo)
+    for at, number in enumerate(numbers.tolist()):
+        box = grid.tile_box(tiles[number], halo_px=halo)
+        assert tuple(found[at]) == needed_window(header, block_of(box), kernel)

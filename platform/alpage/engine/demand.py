@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alpage.cube.ledger import BlockId
+from alpage.engine.cog import Window
 from alpage.engine.header import CogHeader, CogLevel
 from alpage.engine.inspect import QUALITY, SceneSource
-from alpage.engine.positions import Block
+from alpage.engine.positions import Block, are_parallel
 from alpage.engine.warp import Kernel, needed_window
 from alpage.engine.work import Work
 from alpage.grid import Grid
@@ -101,20 +102,32 @@ def _add_stage(
     demand.scenes |= tiles_of.keys()
     for (kernel, _), files in alike.items():
         numbers = np.unique(np.concatenate([tiles for _, tiles in files]))
-        windows = _windows(files[0][0], kernel, grid, numbers, halo)
+        windows = windows_under(files[0][0], kernel, grid, numbers, halo)
         for header, tiles in files:
             demand.add(header.levels[0], windows[np.searchsorted(numbers, tiles)])
 
 
-def _windows(
+def windows_under(
     header: CogHeader, kernel: Kernel, grid: Grid, numbers: NDArray[np.int64], halo: int
 ) -> Windows:
+    """Return the windows of a file that tiles of a grid need, by their numbers row by row."""
+
+    def window(row: int, column: int) -> Window:
+        transform = tuple(grid.tile_transform((row, column), halo_px=halo))[:6]
+        shape = grid.tile_shape((row, column), halo_px=halo)
+        return needed_window(header, Block(grid.crs, transform, shape), kernel)
+
+    rows, columns = np.divmod(numbers, grid.tiles_yx[1])
+    if not are_parallel(header, grid.crs):
+        both = zip(rows.tolist(), columns.tolist(), strict=True)
+        return np.array([window(*tile) for tile in both], dtype=np.int64)
+    # Where a tile lies along one axis then depends on its number along that axis alone.
+    known_rows, row_at = np.unique(rows, return_inverse=True)
+    known_columns, column_at = np.unique(columns, return_inverse=True)
+    down = np.array([window(row, int(columns[0])) for row in known_rows.tolist()])
+    across = np.array([window(int(rows[0]), column) for column in known_columns.tolist()])
     found = np.empty((len(numbers), 4), dtype=np.int64)
-    for at, number in enumerate(numbers.tolist()):
-        tile = divmod(number, grid.tiles_yx[1])
-        transform = tuple(grid.tile_transform(tile, halo_px=halo))[:6]
-        block = Block(grid.crs, transform, grid.tile_shape(tile, halo_px=halo))
-        found[at] = needed_window(header, block, kernel)
+    found[:, ::2], found[:, 1::2] = down[row_at, ::2], across[column_at, 1::2]
     return found
 
 

@@ -101,6 +101,11 @@ def same_crs(source: Source, block: Block) -> bool:
     return _transformer(block.crs, source.crs) is None
 
 
+def are_parallel(header: CogHeader, crs: str) -> bool:
+    """Return whether rows and columns of a file run along those of any block in a CRS."""
+    return source_of(header).separable and _transformer(crs, header.crs) is None
+
+
 def positions(source: Source, block: Block) -> tuple[Positions, Positions]:
     """Return the rows and columns of the block's pixel centres, as `sampling.sample` takes them.
 

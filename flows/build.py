@@ -18,6 +18,7 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from prefect.settings import (
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
@@ -36,13 +37,14 @@ from alpage.settings import settings
 from alpage.study import Study, read_study
 
 
-@task(name="search", retries=2, retry_delay_seconds=10)
+# To look for cached results Prefect would pickle and hash what each task is given: all scenes.
+@task(name="search", retries=2, retry_delay_seconds=10, cache_policy=NO_CACHE)
 def search(study: Study) -> SearchResult:
     """Find the scenes."""
     return verbs.search(study)
 
 
-@task(name="plan")
+@task(name="plan", cache_policy=NO_CACHE)
 def plan(study: Study, found: SearchResult, part: str | None = None) -> Plan:
     """Draw the bill, and stop where a limit would be passed."""
     made = verbs.plan(study, found, part=part)
@@ -51,7 +53,7 @@ def plan(study: Study, found: SearchResult, part: str | None = None) -> Plan:
     return made
 
 
-@task(name="run")
+@task(name="run", cache_policy=NO_CACHE)
 def run(study: Study, found: SearchResult, planned: Plan, part: str | None = None) -> RunReport:
     """Bring the cube, or one part of it, up to date; the report is left also where that fails."""
     progress = create_progress_artifact(progress=0.0, key="progress", description="km² × dates")
@@ -75,7 +77,7 @@ def run(study: Study, found: SearchResult, planned: Plan, part: str | None = Non
     return report
 
 
-@task(name="release")
+@task(name="release", cache_policy=NO_CACHE)
 def release(study: Study) -> Release:
     """Publish what readers of the cube see."""
     made = verbs.release(study)

@@ -16,7 +16,7 @@ from alpage.cube.ledger import BlockId
 from alpage.engine.cog import Window
 from alpage.engine.header import CogHeader, CogLevel
 from alpage.engine.inspect import QUALITY, SceneSource
-from alpage.engine.positions import Block, are_parallel
+from alpage.engine.positions import Block, are_parallel, source_of
 from alpage.engine.warp import Kernel, needed_window
 from alpage.engine.work import Work
 from alpage.grid import Grid
@@ -118,7 +118,7 @@ def windows_under(
         return needed_window(header, Block(grid.crs, transform, shape), kernel)
 
     rows, columns = np.divmod(numbers, grid.tiles_yx[1])
-    if not are_parallel(header, grid.crs):
+    if not are_parallel(source_of(header), grid.crs):
         both = zip(rows.tolist(), columns.tolist(), strict=True)
         return np.array([window(*tile) for tile in both], dtype=np.int64)
     # Where a tile lies along one axis then depends on its number along that axis alone.

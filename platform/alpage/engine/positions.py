@@ -96,14 +96,9 @@ def block_of(geobox: GeoBox) -> Block:
     return Block(str(geobox.crs), transform, geobox.shape.yx)
 
 
-def same_crs(source: Source, block: Block) -> bool:
-    """Return whether both grids have one CRS."""
-    return _transformer(block.crs, source.crs) is None
-
-
-def are_parallel(header: CogHeader, crs: str) -> bool:
-    """Return whether rows and columns of a file run along those of any block in a CRS."""
-    return source_of(header).separable and _transformer(crs, header.crs) is None
+def are_parallel(source: Source, crs: str) -> bool:
+    """Return whether a file's rows and columns run along those of any block in a CRS."""
+    return source.separable and _transformer(crs, source.crs) is None
 
 
 def positions(source: Source, block: Block) -> tuple[Positions, Positions]:
@@ -112,7 +107,7 @@ def positions(source: Source, block: Block) -> tuple[Positions, Positions]:
     Shapes (h, 1) and (1, w) where the grids are parallel, else both (h, w).
     """
     with _LOCK:
-        if source.separable and same_crs(source, block):
+        if are_parallel(source, block.crs):
             return _parallel(source, block)
         return _full(source, block)
 
@@ -135,7 +130,7 @@ def _full(source: Source, block: Block) -> tuple[Positions, Positions]:
 def rim(source: Source, block: Block) -> tuple[Positions, Positions]:
     """Return the positions of the block's outermost pixel centres only."""
     x, y = block.centres()
-    if source.separable and same_crs(source, block):
+    if are_parallel(source, block.crs):
         rows, columns = source.pixels_at(x[[0, -1]], y[[0, -1]])
     else:
         ends_x, ends_y = np.repeat(x[[0, -1]], len(y)), np.repeat(y[[0, -1]], len(x))
@@ -152,7 +147,7 @@ def scale(source: Source, crs: str, resolution_yx: tuple[float, float]) -> tuple
     the block's CRS.
     """
     high, wide = resolution_yx
-    if _transformer(crs, source.crs) is None and source.separable:
+    if are_parallel(source, crs):
         return abs(high / source.transform[4]), abs(wide / source.transform[0])
     middle = (np.array([n / 2]) for n in source.shape_yx)
     x, y = project(*source.points_at(*middle), source.crs, crs)

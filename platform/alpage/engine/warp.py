@@ -23,11 +23,11 @@ from alpage.engine.header import BadCog, CogHeader
 from alpage.engine.positions import (
     Block,
     Source,
+    are_parallel,
     grids,
     outline,
     positions,
     rim,
-    same_crs,
     scale,
     source_of,
 )
@@ -214,7 +214,7 @@ def _scale_of(header: CogHeader, source: Source, block: Block) -> tuple[float, f
 
 @lru_cache(maxsize=4096)
 def _placement(source: Source, block: Block) -> Placement:
-    if not (source.separable and same_crs(source, block)):
+    if not are_parallel(source, block.crs):
         return Placement("warp")
     ends_y, ends_x = rim(source, block)
     height, width = block.shape_yx

@@ -76,15 +76,10 @@ def built() -> Path:
 def _build(go: str, program: Path) -> None:
     # Downloads stay in Go's module cache; what compiling leaves goes with this folder.
     with tempfile.TemporaryDirectory(prefix="versitygw-", dir=TOOLS) as scratch:
-        environment = {"GOGC": GOGC} | os.environ
-        environment |= {
-            "CGO_ENABLED": "0",
-            "GOBIN": scratch,
-            "GOCACHE": f"{scratch}/cache",
-        }
+        own = {"CGO_ENABLED": "0", "GOBIN": scratch, "GOCACHE": f"{scratch}/cache"}
         done = subprocess.run(
             [go, "install", "-gcflags=all=-dwarf=false", "-ldflags=-s -w", MODULE],
-            env=environment,
+            env={"GOGC": GOGC} | os.environ | own,
             capture_output=True,
             text=True,
             check=False,

@@ -38,6 +38,7 @@ app = typer.Typer(
     help="Living datacubes of lakes, snow and vegetation from satellite imagery.",
     epilog="Begin with: alpage demo",
 )
+
 StudyFile = Annotated[Path, typer.Argument(help="The study, a YAML file.", metavar="STUDY")]
 Run = Annotated[str, typer.Argument(help="A run's name or id on the Prefect server.")]
 PartOf = Annotated[

@@ -1,6 +1,6 @@
 FROM scratch
 COPY versitygw /versitygw
-# Collecting garbage is a third of its time at 100.
+# As in scripts/s3_server.py.
 ENV GOGC=400
 USER 10001:10001
 ENTRYPOINT ["/versitygw"]

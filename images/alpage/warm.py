@@ -5,6 +5,8 @@ import json
 import os
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 from alpage import verbs
@@ -12,20 +14,30 @@ from alpage.simulate.spec import ValleySpec
 from alpage.simulate.valley import Valley, simulate
 from alpage.study import make_study
 
-SPEC = ValleySpec(size_px=128, start=dt.date(2021, 9, 1), end=dt.date(2022, 10, 31))
+PRODUCTS = ("vegetation", "snow", "lakes")
+# Two winters and a summer, and not an image more than the kernels need.
+SPEC = ValleySpec(
+    size_px=128, start=dt.date(2021, 9, 1), end=dt.date(2022, 10, 31), revisit_days=15
+)
 
 
 def main() -> None:
-    """Build the cubes and throw them away."""
-    with tempfile.TemporaryDirectory() as name:
+    """Build the cubes, all at a time, and throw them away."""
+    own = ProcessPoolExecutor(len(PRODUCTS), get_context("spawn"))
+    with tempfile.TemporaryDirectory() as name, own as processes:
         folder = Path(name)
         valley = simulate(folder / "valley", SPEC, workers=1)
-        for product in ("vegetation", "snow", "lakes"):
-            report = verbs.run(make_study(_study(folder, valley, product), folder=folder))
-            sys.stdout.write(f"{product}: {report.n_blocks} blocks\n")
+        builds = [processes.submit(build, folder, valley, product) for product in PRODUCTS]
+        for product, n_blocks in zip(PRODUCTS, builds, strict=True):
+            sys.stdout.write(f"{product}: {n_blocks.result()} blocks\n")
     kernels = len(list(Path(os.environ["NUMBA_CACHE_DIR"]).rglob("*.nbc")))
     assert kernels > 0, "expected compiled kernels in NUMBA_CACHE_DIR"
     sys.stdout.write(f"{kernels} kernels\n")
+
+
+def build(folder: Path, valley: Valley, product: str) -> int:
+    """Return how many blocks the cube of a product took."""
+    return verbs.run(make_study(_study(folder, valley, product), folder=folder)).n_blocks
 
 
 def _study(folder: Path, valley: Valley, product: str) -> dict[str, object]:
@@ -42,7 +54,9 @@ def _study(folder: Path, valley: Valley, product: str) -> dict[str, object]:
         "archive": str(valley.collection),
         "cube": f"cubes/{product}",
         "zones": str(path),
-        "grid": {"tile_px": 64},
+        "grid": {"tile_px": 128},
+        # Two would compile the same at the same time.
+        "cluster": {"workers": 1},
     }
     if product == "snow":
         study["dem"] = str(valley.dem)

@@ -254,21 +254,33 @@ def touch(url: str) -> None:
     listing is not allowed is no failure: who only reads may do without.
     """
     bucket, prefix = split(url)
-    try:
-        obstore.list_with_delimiter(bucket_store(bucket), prefix)
-    except (FileNotFoundError, BaseError) as error:
-        if _code(str(error)) not in ("AccessDenied", "AllAccessDisabled"):
-            raise StorageError(f"s3://{bucket}: {reason(error)}") from None
+    for is_last in tries():
+        try:
+            obstore.list_with_delimiter(bucket_store(bucket), prefix)
+        except (FileNotFoundError, BaseError) as error:
+            if _code(str(error)) in ("AccessDenied", "AllAccessDisabled"):
+                return
+            if is_last or not _is_broken_off(error):
+                raise StorageError(f"s3://{bucket}: {reason(error)}") from None
+        else:
+            return
 
 
 def names_under(url: str) -> Iterator[str]:
     """Yield the names of the objects under a URL, from there on. Raises StorageError."""
     bucket, prefix = split(url)
-    try:
-        for page in obstore.list(bucket_store(bucket), prefix):
-            yield from (found["path"].removeprefix(f"{prefix}/") for found in page)
-    except (FileNotFoundError, BaseError) as error:
-        raise StorageError(f"{url} cannot be listed: {reason(error)}") from None
+    seen: str | None = None
+    for is_last in tries():
+        try:
+            for page in obstore.list(bucket_store(bucket), prefix, offset=seen):
+                for found in page:
+                    seen = found["path"]
+                    yield seen.removeprefix(f"{prefix}/")
+        except (FileNotFoundError, BaseError) as error:
+            if is_last or not _is_broken_off(error):
+                raise StorageError(f"{url} cannot be listed: {reason(error)}") from None
+        else:
+            return
 
 
 def read_object(url: str) -> bytes:
@@ -284,8 +296,7 @@ def read_object(url: str) -> bytes:
             # Some stores answer 404 to a key of nobody, too.
             if isinstance(error, FileNotFoundError) and _code(str(error)) not in MEANINGS:
                 raise FileNotFoundError(url) from None
-            # obstore's own retries end where a body breaks off.
-            if is_last or not is_passing(error):
+            if is_last or not _is_broken_off(error):
                 raise StorageError(f"{url} cannot be read: {reason(error)}") from None
     raise AssertionError("unreachable")
 
@@ -358,6 +369,11 @@ def is_passing(error: BaseException) -> bool:
     if status := STATUS.search(text):
         return int(status[1]) in PASSING or int(status[1]) >= 500
     return bool(re.search(PASSING_SIGNS, text, re.IGNORECASE))
+
+
+def _is_broken_off(error: BaseException) -> bool:
+    """Whether a body ended early: of what may pass, obstore tries all but this again itself."""
+    return is_passing(error) and not re.search(r"after \d+ retries", str(error))
 
 
 def _code(text: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 import alpage
 from alpage.clusters import open_cluster
-from alpage.objectstore import forget_environment
+from alpage.objectstore import forget_environment, names_under, touch
 from alpage.simulate.valley import Valley
 from alpage.study import ClusterChoice, Study
 
@@ -44,6 +44,22 @@ def undisturbed(study_of: Callable[..., Study], tmp_path_factory: pytest.TempPat
     study = study_of("monthly_ndvi", str(tmp_path_factory.mktemp("here") / "cube"))
     alpage.run(study)
     return study.cube
+
+
+def test_a_listing_that_breaks_is_asked_for_again(network: Any) -> None:
+    url = f"{network.bucket.url}/listed"
+    # More than a store lists at once.
+    names = [f"{number:04}" for number in range(1100)]
+    network.bucket.files.pipe({f"{url}/{name}": b"" for name in names})
+    network.played = Counter()
+    network.faults, network.fault_rate = ("truncated",), 0.3
+    try:
+        for _ in range(10):
+            touch(url)
+            assert list(names_under(url)) == names
+    finally:
+        network.faults = ()
+    assert network.played["truncated"] > 3
 
 
 @pytest.mark.slow

@@ -12,7 +12,6 @@ from alpage.cube.ledger import BlockId, read_costs
 from alpage.engine.budget import beside, cost_of
 from alpage.engine.demand import demand_of
 from alpage.engine.inspect import SceneSource
-from alpage.engine.memory import peak_bytes
 from alpage.engine.storage import ReadCounters
 from alpage.engine.work import Work
 from alpage.errors import LimitReached
@@ -88,7 +87,7 @@ def draw_bill(
     work: Work,
     sources: Mapping[str, SceneSource],
     context: Context,
-    batch_days: int,
+    peak_bytes: int,
     found: zarr.Group | None,
     inspection: ReadCounters,
     prices: Settings,
@@ -103,7 +102,7 @@ def draw_bill(
         read_bytes=inspection.bytes + demand.read_bytes,
         read_px=demand.read_px,
         useful_px=demand.useful_px,
-        peak_bytes=peak_bytes(work.layout, batch_days, context, work.index.most_days),
+        peak_bytes=peak_bytes,
         write_bytes=sum(
             _write_bytes(work.layout, step) * len(of_step) for step, of_step in blocks.items()
         ),

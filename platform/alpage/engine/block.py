@@ -1,4 +1,4 @@
-"""One block: what a worker does, from imagery or layers to shards, in one task."""
+"""What a worker does in one task: a block, or several of one tile, from imagery to shards."""
 
 import logging
 import pickle
@@ -11,18 +11,58 @@ from zarr.abc.store import Store
 from alpage import logs
 from alpage.cube.ledger import NOTHING, Record
 from alpage.engine import tally
+from alpage.engine.chain import Kept
 from alpage.engine.clear import clear_block
 from alpage.engine.derive import derive
 from alpage.engine.observe import observe
 from alpage.engine.shared import Shared, unpack
-from alpage.engine.task import Done, Job, Task
+from alpage.engine.task import Chain, Done, Job, Outcome, Task
 from alpage.engine.totals import add_up, summarise
 from alpage.product import Derive, Gather, Observe, Stage, Summarise
 
 logger = logging.getLogger(__name__)
 
 
-def run_block(task: Task, fork: icechunk.ForkSession) -> Done:
+withdrawn: set[str] = set()
+"""Flights that this process is told to end: what is begun of them goes on to its next block."""
+
+
+def run_chain(chain: Chain, fork: icechunk.ForkSession, flight: str) -> Outcome:
+    """Return the blocks of a chain that are done, each in a fork of its own, and what ended it.
+
+    Raises what the first block does: nothing is done then.
+    """
+    if len(chain) == 1:
+        return Outcome((_run_block(chain[0], fork, None),))
+    last, spare = chain[-1], pickle.dumps(fork)
+    stage = _stage_of(unpack(last.shared), last.id.step)
+    assert isinstance(stage, Derive)
+    kept = Kept(stage.reads, last.observed)
+    done: list[Done] = []
+    for task in chain:
+        if done and flight in withdrawn:
+            break
+        # Of a block that fails nothing may stay, and what those before it wrote must.
+        own: icechunk.ForkSession = pickle.loads(spare)  # noqa: S301 - our own
+        try:
+            done.append(_run_block(task, own, kept))
+        except Exception as error:
+            if not done:
+                raise
+            return Outcome(tuple(done), _portable(error))
+    return Outcome(tuple(done))
+
+
+def _portable(error: Exception) -> Exception:
+    """Return an error that reaches the coordinator: itself, or what it says where it cannot."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+    except Exception:  # noqa: BLE001 - whatever a product's own class does
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def _run_block(task: Task, fork: icechunk.ForkSession, kept: Kept | None) -> Done:
     """Return a block done: layers and tables written into the fork, which nobody sees yet."""
     told = tally.running[task.shared]
     with logs.about(
@@ -33,7 +73,7 @@ def run_block(task: Task, fork: icechunk.ForkSession) -> Done:
         block=task.id.place,
         attempt=task.attempt,
     ):
-        job = Job(task, unpack(task.shared), fork.store, _committed(fork))
+        job = Job(task, unpack(task.shared), fork.store, _committed(fork), kept)
         try:
             statistics = _do(job)
         except Exception as error:

@@ -1,5 +1,7 @@
 """A block of a deriving stage: layers along time in, shards of layers out."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,6 +27,8 @@ def derive(stage: Derive, job: Job) -> NDArray[np.int64]:
             slots = slot_of(Calendar.DAY, segment.days) - inner.start
         values = layer_of(stage.name, found, layer, len(slots), job)
         statistics.add(layer, values, area_px)
+        if job.kept is not None and stage.segment is Calendar.DAY:
+            job.kept.put(layer.path, slots + inner.start, values)
         job.clock.lap("compute")
         shards = layout.shards(layer, job.store)
         writer = ShardWriter(shards.shape)
@@ -33,6 +37,20 @@ def derive(stage: Derive, job: Job) -> NDArray[np.int64]:
         shards.write(place, writer.finish())
         job.clock.lap("write")
     return statistics.array
+
+
+def _layer(job: Job, path: str, slots: Slots) -> NDArray[Any]:
+    """Return some slots of a layer: those that blocks before have in memory are not read."""
+    layout = job.layout
+    layer = layout.product.layer(path)
+    shards, start = layout.shards(layer, job.committed), layout.axes[layer.calendar].span.start
+    kept = job.kept if job.kept is not None and path in job.kept.paths else None
+    missing = slots if kept is None else kept.missing(path)
+    found = shards.read(missing - start, job.tile, *job.shape)
+    if kept is None:
+        return found
+    kept.put(path, missing, found)
+    return kept.take(path)
 
 
 def read_segment(stage: Derive | Summarise, job: Job) -> tuple[Segment, Span]:
@@ -46,12 +64,7 @@ def read_segment(stage: Derive | Summarise, job: Job) -> tuple[Segment, Span]:
     inner_span = about.on(calendar)
     first, last = np.searchsorted(slots, [inner_span.start, inner_span.stop])
     start = layout.axes[calendar].span.start
-    layers = {
-        path: layout.shards(layout.product.layer(path), job.committed).read(
-            slots - start, job.tile, *job.shape
-        )
-        for path in stage.reads
-    }
+    layers = {path: _layer(job, path, slots) for path in stage.reads}
     tables = {}
     if isinstance(stage, Derive):
         for name in stage.tables:

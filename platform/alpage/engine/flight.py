@@ -1,7 +1,8 @@
 """Blocks on their way through a cluster: how many at once, what came back, what is taken back.
 
-The scheduler sees one task a block and never more than the workers need to stay busy. What short
-blocks cost is messages: many are sent, and their answers fetched, in one.
+The scheduler sees one task a chain of blocks, most often of one, and never more than the workers
+need to stay busy. What short blocks cost is messages: many are sent, and their answers fetched, in
+one.
 """
 
 import contextlib
@@ -9,6 +10,7 @@ import math
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import icechunk
 from distributed import Client, Future, KilledWorker, Worker, WorkerPlugin, as_completed
@@ -17,10 +19,10 @@ from distributed.comm.core import CommClosedError
 
 from alpage.cube.layout import SECONDS
 from alpage.engine import tally
-from alpage.engine.block import run_block
+from alpage.engine.block import run_chain, withdrawn
 from alpage.engine.shared import told
 from alpage.engine.tally import Reason, Running, reason_of
-from alpage.engine.task import Done, Task
+from alpage.engine.task import Chain, Done, Outcome
 from alpage.errors import ClusterError
 
 AHEAD_S = 0.2
@@ -33,22 +35,41 @@ LOOK_S = 5.0
 
 SETTLED = ("finished", "error", "cancelled")
 
-Landed = tuple[Task, Done | None, BaseException | None]
+
+@dataclass(frozen=True)
+class Landed:
+    """A chain that came back: its first blocks done, and what the one after them failed with."""
+
+    chain: Chain
+    done: tuple[Done, ...]
+    failure: BaseException | None
+
+    @property
+    def rest(self) -> Chain:
+        """The blocks that are not done."""
+        return self.chain[len(self.done) :]
 
 
 class Flight:
-    """The blocks of one step that are at the cluster. Not for use by several threads."""
+    """The chains of one step that are at the cluster. Not for use by several threads."""
 
     def __init__(self, client: Client) -> None:
+        self._name = uuid.uuid4().hex
         self._client = client
         self._pool = as_completed()
-        self._flying: dict[str, tuple[Task, Future]] = {}
+        self._flying: dict[str, tuple[Chain, Future]] = {}
         self._seconds: float | None = None
         self._looked = self._landed = -math.inf
         self._threads = 1
 
     def __len__(self) -> int:
-        return len(self._flying)
+        """Number of blocks under way, those of later steps included."""
+        return sum(len(chain) for chain, _ in list(self._flying.values()))
+
+    def blocks(self, step: str) -> int:
+        """Return how many blocks of a step are under way."""
+        flying = list(self._flying.values())
+        return sum(task.id.step == step for chain, _ in flying for task in chain)
 
     @property
     def threads(self) -> int:
@@ -60,29 +81,30 @@ class Flight:
 
     @property
     def room(self) -> int:
-        """How many more blocks keep every thread busy."""
+        """How many more chains keep every thread busy."""
         return max(self.threads * (1 + self._ahead) + 1 - len(self._flying), 0)
 
     @property
     def _ahead(self) -> int:
-        """Blocks that wait at a thread."""
+        """Chains that wait at a thread."""
         if not self._seconds:
             return 1
         return 1 + min(int(AHEAD_S / self._seconds), MOST_AHEAD)
 
-    def submit(self, tasks: Sequence[Task], fork: icechunk.ForkSession | None) -> None:
-        """Send blocks to the workers."""
-        if not tasks:
+    def submit(self, chains: Sequence[Chain], fork: icechunk.ForkSession | None) -> None:
+        """Send chains of blocks to the workers."""
+        if not chains:
             return
-        keys = [_key(task) for task in tasks]
+        keys = [_key(chain) for chain in chains]
+        forks, names = [fork] * len(chains), [self._name] * len(chains)
         with _scheduler_there():
-            futures = self._client.map(run_block, tasks, [fork] * len(tasks), key=keys, pure=False)
-        for task, future in zip(tasks, futures, strict=True):
-            self._flying[future.key] = task, future
+            futures = self._client.map(run_chain, chains, forks, names, key=keys, pure=False)
+        for chain, future in zip(chains, futures, strict=True):
+            self._flying[future.key] = chain, future
         self._pool.update(futures)
 
     def landed(self) -> list[Landed]:
-        """Wait for blocks, and return those that ended, each done or with its failure."""
+        """Wait for chains, and return those that ended."""
         if self._ahead > 1:
             time.sleep(max(self._landed + PAUSE_S - time.monotonic(), 0.0))
         futures = [one for one in self._pool.next_batch() if one.key in self._flying]
@@ -98,13 +120,13 @@ class Flight:
                 # Its worker went away with what it had: the scheduler has it done anew.
                 self._pool.add(future)
                 continue
-            task, _ = self._flying.pop(future.key)
-            done: Done | None = answers.get(future.key)
-            if done is None:
-                ended.append((task, None, self._failure(future)))
+            chain, _ = self._flying.pop(future.key)
+            outcome: Outcome | None = answers.get(future.key)
+            if outcome is None:
+                ended.append(Landed(chain, (), self._failure(future)))
             else:
-                self._learn(done)
-                ended.append((task, done, None))
+                self._learn(outcome.done)
+                ended.append(Landed(chain, outcome.done, outcome.failure))
             future.release()
         return ended
 
@@ -116,14 +138,14 @@ class Flight:
             raise _scheduler_gone()
         return failure
 
-    def _learn(self, done: Done) -> None:
-        seconds = sum(done.record.cost[kind] for kind in SECONDS)
+    def _learn(self, done: tuple[Done, ...]) -> None:
+        seconds = sum(one.record.cost[kind] for one in done for kind in SECONDS)
         # The first blocks of a worker compile and open what later ones find ready.
         self._seconds = seconds if self._seconds is None else 0.9 * self._seconds + 0.1 * seconds
 
     def withdraw(self) -> None:
-        """Take back what no worker has begun."""
-        begun = self._client.run(_begun, on_error="ignore")
+        """Take back what no worker has begun; chains that are begun end with their next block."""
+        begun = self._client.run(_withdraw, self._name, on_error="ignore")
         kept = {key for keys in begun.values() for key in keys}
         waiting = [key for key in self._flying if key not in kept]
         self._client.cancel([self._flying.pop(key)[1] for key in waiting])
@@ -163,10 +185,12 @@ def fault_of(failure: BaseException) -> Reason:
     return "worker" if lost else reason_of(failure)
 
 
-def _key(task: Task) -> str:
-    block = task.id
+def _key(chain: Chain) -> str:
+    first, last = chain[0], chain[-1]
+    block = first.id
     place = f"{block.step}-{block.block}-{block.tile[0]}-{block.tile[1]}"
-    return f"{place}-{task.attempt}-{time.monotonic_ns()}"
+    until = f"-{last.id.step}-{last.id.block}" if len(chain) > 1 else ""
+    return f"{place}{until}-{first.attempt}-{time.monotonic_ns()}"
 
 
 def _threads_of(client: Client) -> int:
@@ -190,7 +214,8 @@ def _scheduler_gone() -> ClusterError:
     )
 
 
-async def _begun(dask_worker: Worker) -> list[str]:
+async def _withdraw(flight: str, dask_worker: Worker) -> list[str]:
     """Tasks that run at a worker, or have run and wait there to be fetched."""
+    withdrawn.add(flight)
     tasks = dask_worker.state.tasks.items()
     return [str(key) for key, task in tasks if task.state in ("executing", "memory")]

@@ -6,6 +6,7 @@ import numpy as np
 
 from alpage.cube.layout import Layout
 from alpage.cube.shards import DAYS
+from alpage.engine.chain import follower
 from alpage.errors import StudyError
 from alpage.product import Context, Derive, Layer, Observe, Summarise
 from alpage.timeaxis import Calendar
@@ -40,15 +41,27 @@ def batch_days(layout: Layout, memory_gib: float, context: Context, most: MostDa
     )
 
 
-def peak_bytes(layout: Layout, batch: int, context: Context, most: MostDays) -> int:
+def may_chain(
+    layout: Layout, memory_gib: float, batch: int, context: Context, most: MostDays
+) -> bool:
+    """Return whether a task may keep the daily layers of a tile for the block that reads them."""
+    peak = peak_bytes(layout, batch, context, most, is_chaining=True)
+    return peak <= memory_gib * 2**30 * USABLE
+
+
+def peak_bytes(
+    layout: Layout, batch: int, context: Context, most: MostDays, *, is_chaining: bool = False
+) -> int:
     """Return the most memory that one worker will hold during a run."""
     peaks = [0]
     for stage in layout.product.stages:
+        last = follower(layout.product, stage) if is_chaining else None
+        kept = 0 if last is None else _layers_read(layout, last, most)
         match stage:
             case Observe():
-                peaks.append(_observing(layout, stage, batch, context, most))
+                peaks.append(_observing(layout, stage, batch, context, most) + kept)
             case Derive():
-                peaks.append(_reading(layout, stage, most) + _writing(layout, stage.layers))
+                peaks.append(_reading(layout, stage, most) + _writing(layout, stage.layers) + kept)
             case Summarise():
                 peaks.append(_reading(layout, stage, most))
             case _:
@@ -71,17 +84,22 @@ def _observing(layout: Layout, stage: Observe, batch: int, context: Context, mos
 
 def _reading(layout: Layout, stage: Derive | Summarise, most: MostDays) -> int:
     """The layers that a block reads, the bytes of one shard of them and of the next."""
-    area = layout.grid.tile_px**2
+    layers = [layout.product.layer(path) for path in stage.reads]
+    window = layout.axes[layers[0].calendar].window
+    if layers[0].calendar is Calendar.DAY:
+        window = most(window)
+    shard = window * layout.grid.tile_px**2 * max(_itemsize(layer) for layer in layers)
+    return _layers_read(layout, stage, most) + 2 * shard
+
+
+def _layers_read(layout: Layout, stage: Derive | Summarise, most: MostDays) -> int:
     layers = [layout.product.layer(path) for path in stage.reads]
     axis, calendar = layout.axes[layout.steps[stage.name]], layers[0].calendar
     margin = stage.margin_days if isinstance(stage, Derive) else 0
     about = axis.block_span(axis.first_block)
-    read = slots = len(about.on(calendar, margin_days=margin))
-    window = layout.axes[calendar].window
-    if calendar is Calendar.DAY:
-        read, window = most(slots), most(window)
-    sizes = [area * _itemsize(layer) for layer in layers]
-    return read * sum(sizes) + 2 * window * max(sizes)
+    slots = len(about.on(calendar, margin_days=margin))
+    read = most(slots) if calendar is Calendar.DAY else slots
+    return read * layout.grid.tile_px**2 * sum(_itemsize(layer) for layer in layers)
 
 
 def _writing(layout: Layout, layers: tuple[Layer, ...]) -> int:

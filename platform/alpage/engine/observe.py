@@ -31,6 +31,8 @@ def observe(stage: Observe, job: Job) -> NDArray[np.int64]:
         for layer in stage.layers:
             values = layer_of(stage.name, found, layer, len(slots), job)
             statistics.add(layer, values, area_px)
+            if job.kept is not None:
+                job.kept.put(layer.path, slots + span.start, values)
             # The imagery's own arrays hold other days before these are written.
             values = values if values.base is None else values.copy()
             clock.lap("compute")

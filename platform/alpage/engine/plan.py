@@ -27,7 +27,7 @@ from alpage.cube.store import MAIN, CubeStore
 from alpage.engine.bill import Bill, draw_bill
 from alpage.engine.choose_grid import choose_grid
 from alpage.engine.inspect import SceneSource, inspect_scenes
-from alpage.engine.memory import batch_days
+from alpage.engine.memory import batch_days, may_chain, peak_bytes
 from alpage.engine.relief import read_relief
 from alpage.engine.shared import Shared
 from alpage.engine.storage import ReadCounters
@@ -154,13 +154,16 @@ def make_plan(
         before = _layout_before(study, asked, identity["axes"], found)
     layout = _joined(asked, before)
     index = _index(layout, context, merged, {})
+    memory_gib, most = study.cluster.memory_gib, index.most_days
+    batch = batch_days(layout, memory_gib, context, most)
     shared = Shared(
         product,
         parameters,
         layout,
         context,
         None if relief is None else relief.header,
-        batch_days(layout, study.cluster.memory_gib, context, index.most_days),
+        batch,
+        may_chain(layout, memory_gib, batch, context, most),
     )
     zones_changed = identity is not None and identity["zones"] != about["zones"]
     work = Work(
@@ -190,9 +193,8 @@ def make_plan(
         rejected=rejected or {},
     )
     inspect_needed(plan)
-    plan.bill = draw_bill(
-        work, plan.sources, context, shared.batch_days, found, plan.inspection, settings()
-    )
+    peak = peak_bytes(layout, batch, context, most, is_chaining=shared.is_chaining)
+    plan.bill = draw_bill(work, plan.sources, context, peak, found, plan.inspection, settings())
     return plan
 
 

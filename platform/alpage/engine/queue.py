@@ -15,12 +15,12 @@ class Queue:
         self.planned = dict(planned)
         """Blocks to do at most."""
         self.began = self.last_block = time.time()
-        self._flight: tuple[str, Flight] | None = None
+        self._flight: Flight | None = None
         self._finished: frozenset[str] = frozenset()
 
     def begin(self, step: str, flight: "Flight") -> None:
         """Go on to a step, whose blocks fly in `flight`; steps before it may come again."""
-        self._flight = step, flight
+        self._flight = flight
         self._finished -= {step}
 
     def landed(self) -> None:
@@ -35,7 +35,7 @@ class Queue:
     def in_flight(self, step: str) -> int:
         """Return how many blocks of a step are at the cluster."""
         now = self._flight
-        return len(now[1]) if now is not None and now[0] == step else 0
+        return 0 if now is None else now.blocks(step)
 
     def remaining(self, step: str, done: int) -> int:
         """Return how many blocks of a step are not done yet, at most."""

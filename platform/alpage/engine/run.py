@@ -9,7 +9,7 @@ import contextlib
 import datetime as dt
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,17 +21,18 @@ from distributed import Client, KilledWorker
 
 from alpage import logs
 from alpage.cube.layout import COSTS
-from alpage.cube.ledger import NOTHING, BlockId
+from alpage.cube.ledger import NOTHING, BlockId, Fingerprint
 from alpage.cube.store import CubeStore
 from alpage.engine.budget import Budget
 from alpage.engine.flight import Flight, Told, fault_of
+from alpage.engine.pending import Pending
 from alpage.engine.plan import Plan, inspect_needed
 from alpage.engine.queue import Queue
 from alpage.engine.relief import area_on
 from alpage.engine.report import Pace, Progress, RunReport
 from alpage.engine.shared import pack
 from alpage.engine.tally import Running
-from alpage.engine.task import Done, Task
+from alpage.engine.task import Chain, Done, Task
 from alpage.errors import (
     AlpageError,
     ArchiveError,
@@ -148,7 +149,8 @@ class Run:
                 self.client.unregister_worker_plugin(self._told.name)
 
     def _do_step(self, step: str) -> None:
-        todo = deque(self.plan.work.todo(step))
+        work, is_chaining = self.plan.work, self.plan.shared.is_chaining
+        pending = Pending(work, step, is_chaining=is_chaining)
         flight = Flight(self.client)
         self.queue.begin(step, flight)
         attempts: Counter[BlockId] = Counter()
@@ -158,27 +160,36 @@ class Run:
         def fill() -> None:
             # A limit that comes near leaves room for less than keeps every thread busy.
             affordable = max(self.budget.affordable_blocks(), flight.threads) - len(flight)
-            room = int(max(min(flight.room, affordable, len(todo)), 0))
-            blocks = [todo.popleft() for _ in range(room)]
-            flight.submit([self._task(block, attempt=1) for block in blocks], self._fork)
-            self.pace.blocks, self._threads = len(flight) + len(todo), flight.threads
+            chains: list[Chain] = []
+            for _ in range(flight.room):
+                if not pending or affordable < 1:
+                    break
+                links = pending.take(threads=flight.threads, affordable=affordable)
+                chains.append(tuple(self._task(*link, attempt=1) for link in links))
+                affordable -= len(links)
+            flight.submit(chains, self._fork)
+            self.pace.blocks, self._threads = len(flight) + len(pending), flight.threads
 
         try:
             fill()
             while flight:
                 again: list[Task] = []
-                for task, done, failure in flight.landed():
-                    if done is not None:
+                for landed in flight.landed():
+                    for done in landed.done:
                         self._accept(done)
                         stop = stop or self.budget.passed()
-                        continue
-                    assert failure is not None
-                    attempts[task.id] += 1
-                    is_tried_again, reason = self._judge(task, failure, attempts[task.id])
-                    self._book(task, failure, is_tried_again and stop is None)
-                    if is_tried_again:
-                        again.append(task)
-                    stop = stop or reason
+                    rest = list(landed.rest)
+                    if landed.failure is not None:
+                        task = rest.pop(0)
+                        attempts[task.id] += 1
+                        is_tried_again, reason = self._judge(
+                            task, landed.failure, attempts[task.id]
+                        )
+                        self._book(task, landed.failure, is_tried_again and stop is None)
+                        if is_tried_again:
+                            again.append(task)
+                        stop = stop or reason
+                    pending.put_back(one.id for one in rest if one.id.step == step)
                 if stop is not None:
                     if not is_stopping:
                         flight.withdraw()
@@ -186,8 +197,9 @@ class Run:
                     self.pace.blocks = len(flight)
                     continue
                 self.report.retries += len(again)
-                tasks = [self._task(task.id, attempt=task.attempt + 1) for task in again]
-                flight.submit(tasks, self._fork)
+                # What reads of others is tried again when they are committed, in its own step.
+                again = [task for task in again if task.id.step == step]
+                flight.submit([(self._again(task),) for task in again], self._fork)
                 fill()
         finally:
             flight.close()
@@ -239,7 +251,10 @@ class Run:
         with logs.about(block=task.id.place, attempt=task.attempt):
             logger.warning("%s failed%s: %s", task.id, then, _in_words(failure))
 
-    def _task(self, block: BlockId, attempt: int) -> Task:
+    def _again(self, task: Task) -> Task:
+        return self._task(task.id, self.plan.work.wanted(task.id), attempt=task.attempt + 1)
+
+    def _task(self, block: BlockId, fingerprint: Fingerprint, attempt: int) -> Task:
         work = self.plan.work
         stage = work.stage(block.step)
         days: tuple[Any, ...] = ()
@@ -266,7 +281,7 @@ class Run:
         return Task(
             shared=self._told.name,
             id=block,
-            fingerprint=work.wanted(block),
+            fingerprint=fingerprint,
             attempt=attempt,
             days=days,
             observed=observed,

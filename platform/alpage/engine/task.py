@@ -15,6 +15,7 @@ from zarr.abc.store import Store
 
 from alpage.cube.layout import Layout
 from alpage.cube.ledger import BlockId, Fingerprint, Record
+from alpage.engine.chain import Kept
 from alpage.engine.imagery import Day
 from alpage.engine.rasters import inside, read_elevation
 from alpage.engine.shared import Shared
@@ -40,6 +41,10 @@ class Task:
     """For blocks without a tile: the tiles whose tables add up."""
 
 
+Chain = tuple[Task, ...]
+"""Blocks of one tile that a worker does in turn, often one: the last may read of the others."""
+
+
 @dataclass(frozen=True)
 class Done:
     """A finished block: its record, and the writes that the coordinator commits."""
@@ -48,6 +53,14 @@ class Done:
     fork: icechunk.ForkSession
     requests_failed: Mapping[str, int] = field(default_factory=dict)
     """Requests for imagery that failed before they did not, by status."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a chain: its first blocks done, and what the one after them failed with."""
+
+    done: tuple[Done, ...]
+    failure: Exception | None = None
 
 
 class Clock:
@@ -74,6 +87,8 @@ class Job:
     """Where the block writes."""
     committed: Store
     """What earlier steps left, to be read."""
+    kept: Kept | None = None
+    """What the blocks of the task have in common, where they are several."""
     clock: Clock = field(default_factory=Clock)
     counters: ReadCounters = field(default_factory=ReadCounters)
 

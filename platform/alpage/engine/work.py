@@ -7,6 +7,7 @@ where the wanted fingerprint is not the recorded one.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import shapely
@@ -18,6 +19,7 @@ from alpage.archive.scenes import mosaic_order
 from alpage.cube.layout import LEDGER_CHUNK, Layout
 from alpage.cube.ledger import NOTHING, BlockId, Fingerprint, Ledger, digest
 from alpage.cube.part import Part
+from alpage.engine.chain import follower
 from alpage.engine.segments import segment_span
 from alpage.grid import Tile
 from alpage.product import Derive, Gather, Observe, Stage, Summarise
@@ -25,6 +27,18 @@ from alpage.timeaxis import ONE_DAY, Calendar, slot_of
 
 ScenesOfDays = tuple[tuple[int, tuple[Scene, ...]], ...]
 """Day slots, each with its scenes in the order in which they are laid."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Blocks of one step and tile, with the block of a later step that reads what they make."""
+
+    blocks: tuple[BlockId, ...]
+    last: BlockId | None = None
+
+    def apart(self) -> "list[Group]":
+        """Return each block alone."""
+        return [Group((block,)) for block in self.blocks]
 
 
 class SceneIndex:
@@ -186,8 +200,13 @@ class Work:
         makers = sorted({self._makers[path] for path in stage.reads})
         return tuple(BlockId(maker, number, block.tile) for maker in makers for number in there)
 
-    def wanted(self, block: BlockId) -> Fingerprint:
-        """Return the fingerprint that a block should have, given what its inputs have now."""
+    def wanted(
+        self, block: BlockId, given: Mapping[BlockId, Fingerprint] = MappingProxyType({})
+    ) -> Fingerprint:
+        """Return the fingerprint that a block should have, given what its inputs have now.
+
+        Those that some of them will have may be `given`.
+        """
         stage = self._steps[block.step]
         who = (self.identity, block.step)
         if isinstance(stage, Observe):
@@ -196,7 +215,9 @@ class Work:
                 return NOTHING
             told = [(day, [(s.id, s.revision) for s in ordered]) for day, ordered in scenes]
             return digest(who, told, self._zone_digest(stage, block.tile))
-        recorded = [self.ledger.recorded(one) for one in self.inputs(block)]
+        recorded = [
+            given[one] if one in given else self.ledger.recorded(one) for one in self.inputs(block)
+        ]
         # Without those that hold nothing: an axis that grows changes only what gets data.
         recorded = [one for one in recorded if one != NOTHING]
         if not recorded or self._is_idle(block):
@@ -237,6 +258,24 @@ class Work:
     def todo(self, step: str) -> list[BlockId]:
         """Return the blocks of a step whose wanted fingerprint is not the recorded one."""
         return [b for b in self.blocks(step) if self.wanted(b) != self.ledger.recorded(b)]
+
+    def groups(self, step: str) -> list[Group]:
+        """Return the blocks of a step to do, those together whose layers one later block reads."""
+        todo = self.todo(step)
+        last = None if self.is_total(step) else follower(self.layout.product, self._steps[step])
+        if last is None:
+            return [Group((block,)) for block in todo]
+        left, found = dict.fromkeys(todo), []
+        for block in self.blocks(last.name):
+            if mine := tuple(one for one in self.inputs(block) if one in left):
+                found.append(Group(mine, block))
+                for one in mine:
+                    del left[one]
+        return found + [Group((block,)) for block in left]
+
+    def are_done(self, blocks: Iterable[BlockId]) -> bool:
+        """Return whether blocks are recorded as they should be."""
+        return all(self.wanted(block) == self.ledger.recorded(block) for block in blocks)
 
     def expected(self) -> dict[str, list[BlockId]]:
         """Return, before anything runs, the blocks that each step will have to do at most.

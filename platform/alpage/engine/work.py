@@ -7,6 +7,7 @@ where the wanted fingerprint is not the recorded one.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 
 import numpy as np
@@ -224,7 +225,7 @@ class Work:
             return NOTHING
         if self.is_total(block.step):
             by_zone = isinstance(stage, Summarise) or getattr(stage, "by_zone", False)
-            return digest(who, recorded, self._all_zones() if by_zone else "")
+            return digest(who, recorded, self._all_zones if by_zone else "")
         if isinstance(stage, Summarise):
             if not self.zones_of(block.tile):
                 return NOTHING
@@ -334,10 +335,9 @@ class Work:
         return stage
 
     def _tile_zones(self, tile: Tile) -> list[tuple[int, str]]:
-        return [
-            (n, str(digest(shapely.to_wkb(self.zones[n], hex=True)))) for n in self.zones_of(tile)
-        ]
+        return [(number, self._all_zones[number]) for number in self.zones_of(tile)]
 
+    @cached_property
     def _all_zones(self) -> list[str]:
         return [str(digest(shapely.to_wkb(zone, hex=True))) for zone in self.zones]
 

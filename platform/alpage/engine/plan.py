@@ -154,8 +154,7 @@ def make_plan(
         before = _layout_before(study, asked, identity["axes"], found)
     layout = _joined(asked, before)
     index = _index(layout, context, merged, {})
-    memory_gib, most = study.cluster.memory_gib, index.most_days
-    batch = batch_days(layout, memory_gib, context, most)
+    batch = batch_days(layout, study.cluster.memory_gib, context, index.most_days)
     shared = Shared(
         product,
         parameters,
@@ -163,7 +162,7 @@ def make_plan(
         context,
         None if relief is None else relief.header,
         batch,
-        may_chain(layout, memory_gib, batch, context, most),
+        may_chain(layout, study.cluster.memory_gib, batch, context, index.most_days),
     )
     zones_changed = identity is not None and identity["zones"] != about["zones"]
     work = Work(
@@ -193,7 +192,7 @@ def make_plan(
         rejected=rejected or {},
     )
     inspect_needed(plan)
-    peak = peak_bytes(layout, batch, context, most, is_chaining=shared.is_chaining)
+    peak = peak_bytes(layout, batch, context, index.most_days, is_chaining=shared.is_chaining)
     plan.bill = draw_bill(work, plan.sources, context, peak, found, plan.inspection, settings())
     return plan
 

@@ -10,7 +10,6 @@ import math
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import icechunk
 from distributed import Client, Future, KilledWorker, Worker, WorkerPlugin, as_completed
@@ -34,20 +33,6 @@ LOOK_S = 5.0
 """Between two counts of the workers: pods arrive one by one."""
 
 SETTLED = ("finished", "error", "cancelled")
-
-
-@dataclass(frozen=True)
-class Landed:
-    """A chain that came back: its first blocks done, and what the one after them failed with."""
-
-    chain: Chain
-    done: tuple[Done, ...]
-    failure: BaseException | None
-
-    @property
-    def rest(self) -> Chain:
-        """The blocks that are not done."""
-        return self.chain[len(self.done) :]
 
 
 class Flight:
@@ -103,8 +88,8 @@ class Flight:
             self._flying[future.key] = chain, future
         self._pool.update(futures)
 
-    def landed(self) -> list[Landed]:
-        """Wait for chains, and return those that ended."""
+    def landed(self) -> list[tuple[Chain, Outcome]]:
+        """Wait for chains, and return those that ended, with what became of them."""
         if self._ahead > 1:
             time.sleep(max(self._landed + PAUSE_S - time.monotonic(), 0.0))
         futures = [one for one in self._pool.next_batch() if one.key in self._flying]
@@ -114,7 +99,7 @@ class Flight:
         with _scheduler_there():
             gathered = self._client.gather(finished)
             answers = dict(zip([one.key for one in finished], gathered, strict=True))
-        ended: list[Landed] = []
+        ended: list[tuple[Chain, Outcome]] = []
         for future in futures:
             if states[future.key] not in SETTLED:
                 # Its worker went away with what it had: the scheduler has it done anew.
@@ -123,10 +108,10 @@ class Flight:
             chain, _ = self._flying.pop(future.key)
             outcome: Outcome | None = answers.get(future.key)
             if outcome is None:
-                ended.append(Landed(chain, (), self._failure(future)))
+                outcome = Outcome((), self._failure(future))
             else:
                 self._learn(outcome.done)
-                ended.append(Landed(chain, outcome.done, outcome.failure))
+            ended.append((chain, outcome))
             future.release()
         return ended
 

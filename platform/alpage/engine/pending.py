@@ -13,10 +13,8 @@ Links = tuple[tuple[BlockId, Fingerprint], ...]
 class Pending:
     """The blocks of a step that are not at the cluster. Its length is their number."""
 
-    def __init__(self, work: Work, step: str, *, is_chaining: bool) -> None:
+    def __init__(self, work: Work, step: str) -> None:
         groups = work.groups(step)
-        if not is_chaining:
-            groups = [one for group in groups for one in group.apart()]
         self._work = work
         self._groups = deque(groups)
         self._left = sum(len(group.blocks) for group in groups)

@@ -162,7 +162,6 @@ def make_plan(
         context,
         None if relief is None else relief.header,
         batch,
-        may_chain(layout, study.cluster.memory_gib, batch, context, index.most_days),
     )
     zones_changed = identity is not None and identity["zones"] != about["zones"]
     work = Work(
@@ -174,6 +173,7 @@ def make_plan(
         _tiles(study, grid),
         {name: _result(layout, before, found, name, zones_changed) for name in gathers(product)},
         (whole.first_day, whole.last_day),
+        may_chain(layout, study.cluster.memory_gib, batch, context, index.most_days),
         part,
     )
     plan = Plan(
@@ -192,7 +192,7 @@ def make_plan(
         rejected=rejected or {},
     )
     inspect_needed(plan)
-    peak = peak_bytes(layout, batch, context, index.most_days, is_chaining=shared.is_chaining)
+    peak = peak_bytes(layout, batch, context, index.most_days, is_chaining=work.is_chaining)
     plan.bill = draw_bill(work, plan.sources, context, peak, found, plan.inspection, settings())
     return plan
 

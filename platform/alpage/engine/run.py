@@ -149,8 +149,7 @@ class Run:
                 self.client.unregister_worker_plugin(self._told.name)
 
     def _do_step(self, step: str) -> None:
-        work, is_chaining = self.plan.work, self.plan.shared.is_chaining
-        pending = Pending(work, step, is_chaining=is_chaining)
+        pending = Pending(self.plan.work, step)
         flight = Flight(self.client)
         self.queue.begin(step, flight)
         attempts: Counter[BlockId] = Counter()
@@ -174,18 +173,18 @@ class Run:
             fill()
             while flight:
                 again: list[Task] = []
-                for landed in flight.landed():
-                    for done in landed.done:
+                for chain, outcome in flight.landed():
+                    for done in outcome.done:
                         self._accept(done)
                         stop = stop or self.budget.passed()
-                    rest = list(landed.rest)
-                    if landed.failure is not None:
+                    rest = list(chain[len(outcome.done) :])
+                    if outcome.failure is not None:
                         task = rest.pop(0)
                         attempts[task.id] += 1
                         is_tried_again, reason = self._judge(
-                            task, landed.failure, attempts[task.id]
+                            task, outcome.failure, attempts[task.id]
                         )
-                        self._book(task, landed.failure, is_tried_again and stop is None)
+                        self._book(task, outcome.failure, is_tried_again and stop is None)
                         if is_tried_again:
                             again.append(task)
                         stop = stop or reason

@@ -31,8 +31,6 @@ class Shared:
     """Of the elevation raster."""
     batch_days: int
     """Days that an observing stage holds at once: bounds a task's memory."""
-    is_chaining: bool
-    """Whether a task may keep daily layers for the block that reads them."""
     area: BaseGeometry | None = None
     """The study's area in the grid's CRS, as workers need it."""
 
@@ -53,7 +51,6 @@ def pack(study: Study, shared: Shared, area: BaseGeometry) -> bytes:
         "context": shared.context,
         "dem": shared.dem,
         "batch_days": shared.batch_days,
-        "is_chaining": shared.is_chaining,
         "area": shapely.to_wkb(area),
     }
     return pickle.dumps(text)
@@ -76,13 +73,4 @@ def unpack(name: str) -> Shared:
     area = shapely.from_wkb(text["area"])
     shapely.prepare(area)
     parameters = study.load_parameters(product)
-    return Shared(
-        product,
-        parameters,
-        layout,
-        context,
-        text["dem"],
-        text["batch_days"],
-        text["is_chaining"],
-        area,
-    )
+    return Shared(product, parameters, layout, context, text["dem"], text["batch_days"], area)

@@ -60,7 +60,7 @@ class Outcome:
     """What became of a chain: its first blocks done, and what the one after them failed with."""
 
     done: tuple[Done, ...]
-    failure: Exception | None = None
+    failure: BaseException | None = None
 
 
 class Clock:

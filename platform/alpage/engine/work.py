@@ -120,6 +120,8 @@ class Work:
     """The gathered tables as they stand, one row for each day of the axis."""
     period: tuple[np.datetime64, np.datetime64]
     """First and last day that the cube is asked for, as its functions are told."""
+    is_chaining: bool
+    """Whether a task may keep daily layers for the block that reads them."""
     part: Part | None = None
     """The share of the tiles that is worked on, up to where all tiles are needed."""
 
@@ -263,7 +265,7 @@ class Work:
     def groups(self, step: str) -> list[Group]:
         """Return the blocks of a step to do, those together whose layers one later block reads."""
         todo = self.todo(step)
-        last = None if self.is_total(step) else follower(self.layout.product, self._steps[step])
+        last = follower(self.layout.product, self._steps[step]) if self.is_chaining else None
         if last is None:
             return [Group((block,)) for block in todo]
         left, found = dict.fromkeys(todo), []

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Check the chart without a cluster: lint, render in several shapes, validate what comes out.
 
-Also that its resource definitions are those of the locked operator, and that values which cannot
-be right are refused by name. Needs helm; says so and checks nothing where there is none.
+Also that its resource definitions are those of the locked operator, that values bring what they are
+for, and that those which cannot be right are refused by name. Needs helm; says
+so and checks nothing where there is none.
 """
 
+import json
 import shutil
 import subprocess
 import sys
@@ -17,6 +19,10 @@ import yaml
 
 CHART = Path(__file__).resolve().parents[1] / "helm" / "alpage"
 KUBERNETES = ("1.28", "1.34")
+ELSEWHERE = {
+    "prefect.server.enabled": "false",
+    "prefect.apiUrl": "http://prefect.example.org:8443/api",
+}
 # Each is rendered and validated.
 SHAPES: dict[str, dict[str, str]] = {
     "as it comes": {},
@@ -29,7 +35,13 @@ SHAPES: dict[str, dict[str, str]] = {
         "limits.quota.enabled": "true",
         "limits.range.enabled": "true",
         "prefect.authSecret": "prefect-password",
-        "prefect.server.persistence.enabled": "true",
+        "prefect.server.uiApiUrl": "https://prefect.example.org/api",
+        "prefect.deploymentName": "snow",
+        "networkPolicy.prefectClients[0].podSelector.matchLabels.app": "notebook",
+        "networkPolicy.flowEgress[0].to[0].ipBlock.cidr": "10.7.0.0/16",
+        "networkPolicy.flowEgress[0].ports[0].port": "8786",
+        "storage.accountAnnotations.flow.role": "writer",
+        "storage.requesterPays": "true",
         "settings.cpu_hour_eur": "0.03",
         "flows.update.schedule": "0 3 * * *",
         "flows.update.study.product": "snow",
@@ -56,6 +68,17 @@ SHAPES: dict[str, dict[str, str]] = {
         "settings.log_format": "plain",
         "podDisruptionBudget.enabled": "false",
     },
+    "behind others' walls": {
+        **ELSEWHERE,
+        "operator.enabled": "false",
+        "operator.namespace": "dask",
+        "storage.endpoint": "http://minio.s3.svc:9000",
+        "prefect.server.persistence.fsGroup": "0",
+    },
+    "without keys": {
+        "storage.anonymous": "true",
+        "prefect.server.persistence.enabled": "false",
+    },
 }
 # Each is refused, with these words.
 REFUSED: dict[str, tuple[dict[str, str], str]] = {
@@ -79,8 +102,181 @@ REFUSED: dict[str, tuple[dict[str, str], str]] = {
     "a schedule of nothing": ({"flows.update.schedule": "0 3 * * *"}, "flows.update.study"),
     "a cluster that ends while it waits": ({"cluster.idleSeconds": "200"}, "cluster.startSeconds"),
     "a claim that is not used": (
-        {"prefect.server.persistence.existingClaim": "a"},
+        {
+            "prefect.server.persistence.existingClaim": "a",
+            "prefect.server.persistence.enabled": "false",
+        },
         "prefect.server.persistence.enabled is false",
+    ),
+    "pages of no server": (
+        {**ELSEWHERE, "prefect.server.uiApiUrl": "https://a/api"},
+        "prefect.server.uiApiUrl",
+    ),
+    "clients of no server": (
+        {**ELSEWHERE, "networkPolicy.prefectClients[0].podSelector.matchLabels.a": "b"},
+        "networkPolicy.prefectClients",
+    ),
+    "an operator from nowhere": ({"operator.enabled": "false"}, "set operator.namespace"),
+    "two operators": ({"operator.namespace": "dask"}, "set operator.enabled to false"),
+    "keys that sign nothing": (
+        {"storage.anonymous": "true", "storage.secret": "keys"},
+        "leave storage.secret and service.secret empty",
+    ),
+    "keys of a service that sign nothing": (
+        {"storage.anonymous": "true", "service.secret": "keys"},
+        "leave storage.secret and service.secret empty",
+    ),
+    "nobody who pays": (
+        {"storage.anonymous": "true", "storage.requesterPays": "true"},
+        "storage.requesterPays",
+    ),
+    "all addresses taken out": (
+        {
+            "networkPolicy.storage.cidrs[0]": "10.3.0.0/16",
+            "networkPolicy.exceptCidrs[0]": "10.0.0.0/8",
+        },
+        "10.0.0.0/8 takes out all of 10.3.0.0/16",
+    ),
+    "addresses that cannot be taken out": (
+        {
+            "networkPolicy.storage.cidrs[0]": "fd00::/8",
+            "networkPolicy.exceptCidrs[0]": "fd00:ec2::254/128",
+        },
+        "out of ::/0 only",
+    ),
+    "rules that admit everything": (
+        {"networkPolicy.flowEgress[0].ports[0].port": "8786"},
+        "missing property 'to'",
+    ),
+    "a worker that asks too seldom": ({"worker.pollSeconds": "21"}, "maximum: got 21, want 20"),
+    "an account that nobody has": (
+        {"storage.accountAnnotations.worker.role": "a"},
+        "additional properties 'worker' not allowed",
+    ),
+}
+SPOT = {"cluster.spot.labels.lifecycle": "spot"}
+OTHERS = {"operator.enabled": "false", "operator.namespace": "dask"}
+TAKEN_OUT = {
+    "networkPolicy.storage.cidrs": "{0.0.0.0/0,10.0.0.0/8,192.0.2.0/24,::/0}",
+    "networkPolicy.exceptCidrs": "{169.254.169.254/32,10.3.0.0/16,fd00:ec2::254/128}",
+}
+# Each has an object in whose JSON these words are, or after NO are not.
+NO = "no "
+RENDERED: dict[str, tuple[dict[str, str], str, str]] = {
+    "a volume for the server": ({}, "Deployment/team-server", '"claimName": "team-server"'),
+    "a group for it": ({}, "Deployment/team-server", '"fsGroup": 10001'),
+    "no group where the platform chooses": (
+        {"prefect.server.persistence.fsGroup": "0"},
+        "Deployment/team-server",
+        NO + "fsGroup",
+    ),
+    "a server off spot nodes": (SPOT, "Deployment/team-server", '"key": "lifecycle"'),
+    "a server whose pages find it": (
+        {"prefect.server.uiApiUrl": "https://prefect.example.org/api"},
+        "Deployment/team-server",
+        '{"name": "PREFECT_UI_API_URL", "value": "https://prefect.example.org/api"}',
+    ),
+    "a server whose pages find a port-forward": (
+        {},
+        "Deployment/team-server",
+        '{"name": "PREFECT_UI_API_URL", "value": "http://127.0.0.1:4200/api"}',
+    ),
+    "a hook after rollbacks": ({}, "Job/team-register", "post-install,post-upgrade,post-rollback"),
+    "deployments as they were": ({}, "ConfigMap/team-register", 'name: \\"build\\"'),
+    "deployments of a team": (
+        {"prefect.deploymentName": "snow"},
+        "ConfigMap/team-register",
+        'name: \\"snow\\"\\n    entrypoint: update.py:update',
+    ),
+    "a flow that knows its image": (
+        {},
+        "ConfigMap/team-register",
+        '{\\"name\\":\\"ALPAGE_CLUSTER_IMAGE\\",\\"value\\":\\"{{ image }}\\"}',
+    ),
+    "an identity": (
+        {"storage.accountAnnotations.dask.role": "writer"},
+        "ServiceAccount/team-dask",
+        '"annotations": {"role": "writer"}',
+    ),
+    "an identity of its own only": (
+        {"storage.accountAnnotations.dask.role": "writer"},
+        "ServiceAccount/team-flow",
+        NO + "writer",
+    ),
+    "no keys": (
+        {"storage.anonymous": "true"},
+        "ConfigMap/team-cluster",
+        '{name: AWS_SKIP_SIGNATURE, value: \\"true\\"}',
+    ),
+    "keys that pay": (
+        {"storage.requesterPays": "true"},
+        "ConfigMap/team-cluster",
+        "{name: AWS_REQUEST_PAYER, value: requester}",
+    ),
+    "users of the server": (
+        {"networkPolicy.prefectClients[0].podSelector.matchLabels.app": "notebook"},
+        "NetworkPolicy/team-server",
+        '{"podSelector": {"matchLabels": {"app": "notebook"}}}], "ports": [{"port": 4200',
+    ),
+    "Prefect's port": (ELSEWHERE, "NetworkPolicy/team-prefect-clients", '"port": 8443'),
+    "the store's port": (
+        {"storage.endpoint": "http://minio.s3.svc:9000"},
+        "NetworkPolicy/team-storage-dask",
+        '"port": 9000, "protocol": "TCP"}, {"port": 443,',
+    ),
+    "the store's port by its scheme": (
+        {"storage.endpoint": "http://s3.example.org"},
+        "NetworkPolicy/team-storage-dask",
+        '"port": 80,',
+    ),
+    "names as OpenShift serves them": ({}, "NetworkPolicy/team-default", '"port": 5353'),
+    "a way to other clusters": (
+        {"networkPolicy.flowEgress[0].to[0].ipBlock.cidr": "10.7.0.0/16"},
+        "NetworkPolicy/team-flow-egress",
+        '"egress": [{"to": [{"ipBlock": {"cidr": "10.7.0.0/16"}}]}]',
+    ),
+    "addresses taken out of all": (
+        TAKEN_OUT,
+        "NetworkPolicy/team-storage-dask",
+        '"cidr": "0.0.0.0/0", "except": ["169.254.169.254/32", "10.3.0.0/16"]}',
+    ),
+    "addresses taken out of some": (
+        TAKEN_OUT,
+        "NetworkPolicy/team-storage-dask",
+        '"cidr": "10.0.0.0/8", "except": ["10.3.0.0/16"]}}, {"ipBlock": {"cidr": "192.0.2.0/24"}}',
+    ),
+    "addresses of IPv6 taken out": (
+        TAKEN_OUT,
+        "NetworkPolicy/team-storage-dask",
+        '"cidr": "::/0", "except": ["fd00:ec2::254/128"]}',
+    ),
+    "an operator elsewhere": (
+        OTHERS,
+        "NetworkPolicy/team-dask",
+        '"matchLabels": {"kubernetes.io/metadata.name": "dask"}}}], "ports": [{"port": 8787',
+    ),
+    "no operator elsewhere": ({}, "NetworkPolicy/team-dask", NO + "namespaceSelector"),
+    "an operator that owns": ({}, "Role/team-operator", "daskworkergroups/finalizers"),
+    "a limit that is near": (
+        {"monitoring.enabled": "true", "monitoring.alerts.enabled": "true"},
+        "PrometheusRule/team-alerts",
+        "planned just below it ends before",
+    ),
+}
+# What the notes say, or after NO do not.
+NOTES: dict[str, tuple[dict[str, str], str]] = {
+    "the server's way": ({}, "export PREFECT_API_URL=http://127.0.0.1:4200/api"),
+    "the way to another server": (ELSEWHERE, "PREFECT_API_URL=http://prefect.example.org:8443/api"),
+    "its password": ({"prefect.authSecret": "door"}, 'PREFECT_API_AUTH_STRING="$(kubectl'),
+    "a team's deployment": ({"prefect.deploymentName": "snow"}, "deployment run build/snow"),
+    "no loss where there is a volume": ({}, NO + "persistence is off"),
+    "what is lost": (
+        {"prefect.server.persistence.enabled": "false"},
+        "schedules and the history of runs are gone",
+    ),
+    "no loss of another's server": (
+        {**ELSEWHERE, "prefect.server.persistence.enabled": "false"},
+        NO + "persistence is off",
     ),
 }
 
@@ -102,6 +298,14 @@ def main() -> int:
         done = _render(helm, values)
         if not done.returncode or words not in done.stderr:
             wrong.append(f"{what}: expected a refusal with {words!r}, got {done.stderr.strip()!r}")
+    for what, (values, name, words) in RENDERED.items():
+        found = _objects(_render(helm, values).stdout).get(name)
+        if found is None or (words.removeprefix(NO) in found) == words.startswith(NO):
+            wrong.append(f"{what}: expected {words!r} in {name}, got {found}")
+    for what, (values, words) in NOTES.items():
+        told = _notes(helm, values)
+        if (words.removeprefix(NO) in told) == words.startswith(NO):
+            wrong.append(f"notes, {what}: expected {words!r}, got {told!r}")
     for told in wrong:
         sys.stderr.write(f"chart: {told}\n")
     return 1 if wrong else 0
@@ -131,6 +335,26 @@ def _render(helm: str, values: dict[str, str]) -> subprocess.CompletedProcess[st
         text=True,
         check=False,
     )
+
+
+def _objects(rendered: str) -> dict[str, str]:
+    """The JSON of each object, by kind and name."""
+    made = filter(None, yaml.safe_load_all(rendered))
+    return {
+        f"{one['kind']}/{one['metadata']['name']}": json.dumps(one, sort_keys=True) for one in made
+    }
+
+
+def _notes(helm: str, values: dict[str, str]) -> str:
+    """What an installation would say, the objects left out."""
+    chosen = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+    done = subprocess.run(
+        [helm, "install", "team", CHART, "--namespace", "team", "--dry-run=client", *chosen],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.rpartition("\nNOTES:\n")[2] + done.stderr
 
 
 def _validate(rendered: str) -> list[str]:

@@ -5,19 +5,27 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from distributed import Client, LocalCluster
+from kubernetes.client import Configuration
 from s3_server import free_port
 
 from alpage.clusters import open_cluster
 from alpage.engine.flight import Told
+from alpage.engine.report import Pace
 from alpage.engine.tally import Running
 from alpage.errors import ClusterError, StudyError
+from alpage.kube import cluster as module
+from alpage.kube.cluster import open_kubernetes
 from alpage.kube.resource import make_resource, read_template
 from alpage.kube.trouble import find_troubles, tell
 from alpage.settings import settings
@@ -79,6 +87,30 @@ def test_the_resource_is_the_studys_and_belongs_to_the_flows_pod(in_pod: None) -
         "requests": {"cpu": "500m", "memory": "1664Mi"},
         "limits": {"cpu": "1", "memory": "1664Mi"},
     }
+
+
+@pytest.mark.parametrize(
+    ("chosen", "own", "expected"),
+    [
+        (None, "alpage:3", "alpage:3"),
+        ("alpage:2", "alpage:3", "alpage:2"),
+        (None, None, "alpage:1"),
+    ],
+    ids=["the flow's own", "the study's", "the template's"],
+)
+def test_a_cluster_has_the_image_of_its_flow_unless_the_study_says_another(
+    chosen: str | None, own: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if own is not None:
+        monkeypatch.setenv("ALPAGE_CLUSTER_IMAGE", own)
+    settings.cache_clear()
+    try:
+        made = make_resource(TEMPLATE, ClusterChoice(kind="kubernetes", image=chosen), "e30=")
+    finally:
+        settings.cache_clear()
+    for role in ("scheduler", "worker"):
+        (container,) = made["spec"][role]["spec"]["containers"]
+        assert container["image"] == expected
 
 
 SPOT = {"labels": {"life": "short"}, "tolerations": [{"key": "short", "operator": "Exists"}]}
@@ -147,6 +179,116 @@ def test_outside_of_a_cluster_it_says_what_to_do(
             pass
     finally:
         settings.cache_clear()
+
+
+@dataclass
+class Api:
+    """A Kubernetes API that gives prepared answers, by verb and last part of the path."""
+
+    answers: dict[tuple[str, str], tuple[int, dict[str, Any]]] = field(default_factory=dict)
+
+    def refuse(self, verb: str, what: str, status: int, message: str) -> None:
+        told = {"kind": "Status", "status": "Failure", "message": message, "code": status}
+        self.answers[verb, what] = (status, told)
+
+
+@pytest.fixture
+def kubernetes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    """An API for which this process is a pod."""
+    api = Api()
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            what = self.path.partition("?")[0].rpartition("/")[2]
+            status, content = api.answers[self.command, what]
+            body = json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST = do_DELETE = answer  # noqa: N815
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    own = Configuration(host=f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(Configuration, "_default", own)
+    monkeypatch.setattr("kubernetes.config.load_incluster_config", lambda: None)
+    yield api
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+QUOTA = (
+    'daskclusters.kubernetes.dask.org "alpage-1" is forbidden: exceeded quota: small, requested: '
+    "count/daskclusters.kubernetes.dask.org=1, used: count/daskclusters.kubernetes.dask.org=2, "
+    "limited: count/daskclusters.kubernetes.dask.org=2"
+)
+RIGHTS = (
+    'daskclusters.kubernetes.dask.org is forbidden: User "system:serviceaccount:team:a-flow" '
+    'cannot create resource "daskclusters" in API group "kubernetes.dask.org" in the namespace '
+    '"team"'
+)
+ADMISSION = 'admission webhook "validate.kyverno.svc" denied the request: no label cost-centre'
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (RIGHTS, "cluster: this pod's service account may not create a DaskCluster in team: "),
+        (
+            QUOTA,
+            "cluster: Kubernetes refused the DaskCluster: quota small allows "
+            "count/daskclusters.kubernetes.dask.org=2",
+        ),
+        (ADMISSION, f"cluster: Kubernetes refused the DaskCluster: {ADMISSION}"),
+        ("", "cluster: Kubernetes refused the DaskCluster: 403 Forbidden"),
+    ],
+    ids=["rights", "quota", "admission", "silent"],
+)
+def test_a_cluster_that_is_refused_says_by_what(
+    kubernetes: Api, tmp_path: Path, message: str, words: str
+) -> None:
+    kubernetes.refuse("POST", "daskclusters", 403, message)
+    path = tmp_path / "cluster.yaml"
+    path.write_text(yaml.safe_dump(TEMPLATE))
+    choice = ClusterChoice(kind="kubernetes")
+    with pytest.raises(ClusterError) as told, open_kubernetes(choice, path, 1, {}, Pace()):
+        pass
+    assert str(told.value).startswith(words)
+    assert ("may not create" in str(told.value)) == (message == RIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("kept", "words"),
+    [
+        ({"deletionTimestamp": "2026-11-28T03:00:00Z"}, "only the Dask operator takes its fin"),
+        ({}, "Kubernetes removes it with this pod"),
+    ],
+    ids=["kept by its finalizer", "only slow"],
+)
+def test_a_cluster_that_does_not_go_says_who_ends_it(
+    kubernetes: Api,
+    kept: dict[str, str],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(module, "GONE_S", 0.3)
+    monkeypatch.setattr(module, "POLL_S", 0.1)
+    metadata = {"name": "alpage-1", "namespace": "team"}
+    kubernetes.answers["DELETE", "alpage-1"] = (200, {})
+    kubernetes.answers["GET", "pods"] = (200, {"items": [{}]})
+    kubernetes.answers["GET", "alpage-1"] = (200, {"metadata": metadata | kept})
+    module._Cluster({"metadata": metadata}).remove(wait=True)
+    assert words in caplog.text
 
 
 @pytest.mark.parametrize(

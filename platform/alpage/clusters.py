@@ -138,17 +138,18 @@ def _needing_extra(kind: str) -> Iterator[None]:
 
 
 def _check_memory(client: Client, memory_gib: float) -> None:
-    """Raises ClusterError where a worker has less memory than the plan fills."""
+    """Raises ClusterError where a worker has less memory than the plan fills in each thread."""
     # The order of workers is that of their arrival, which changes.
     workers = sorted(workers_of(client).items())
     for name, worker in workers:
-        limit = worker["memory_limit"]
+        limit, threads = worker["memory_limit"], worker["nthreads"]
         # None is no limit; servers round a GiB their way.
-        if limit and limit < 0.98 * memory_gib * 2**30:
+        if limit and limit < 0.98 * memory_gib * threads * 2**30:
+            told = "" if threads == 1 else f" for {threads} threads, each of which does a block"
             raise ClusterError(
-                f"cluster: worker {name} has {limit / 2**30:.2f} GiB of memory, the study plans "
-                f"for {memory_gib:g}: set cluster.memory_gib to what workers have, or give them "
-                "more"
+                f"cluster: worker {name} has {limit / 2**30:.2f} GiB of memory{told}, the study "
+                f"plans for {memory_gib:g} a thread: set cluster.memory_gib to what they have, "
+                "give workers more, or start them with --nthreads 1"
             )
 
 

@@ -30,12 +30,22 @@ class UntrustedHref(ArchiveError):
 
 
 class SceneError(AlpageError):
-    """One scene cannot be used. The run quarantines it by name."""
+    """One scene cannot be used. The run quarantines it by name.
 
-    def __init__(self, scene_id: str, reason: str) -> None:
-        super().__init__(scene_id, reason)
+    `where`, if known, is the band and the window of its file (row, column, height, width) that
+    could not be read: a later run looks there before it believes the scene again.
+    """
+
+    def __init__(
+        self,
+        scene_id: str,
+        reason: str,
+        where: tuple[str, tuple[int, int, int, int]] | None = None,
+    ) -> None:
+        super().__init__(scene_id, reason, where)
         self.scene_id = scene_id
         self.reason = reason
+        self.where = where
 
     def __str__(self) -> str:
         return f"scene {self.scene_id}: {self.reason}"
@@ -54,7 +64,7 @@ class CubeBusy(CubeError):
 
 
 class LimitReached(AlpageError):
-    """A limit of the study was met: what is finished is committed, the rest is listed."""
+    """A limit of the study was met: what is finished is committed, the rest is counted."""
 
 
 class BlockFailed(AlpageError):

@@ -221,6 +221,8 @@ class Derive:
     function: Callable[[Segment], Mapping[str, Array]]
     """Returns each layer (slots in the segment, y, x), by name."""
     tables: tuple[str, ...] = ()
+    """Names of gathered tables, of which it gets the rows of its days; it must read daily layers
+    then."""
     margin_days: int = 0
 
 
@@ -326,6 +328,12 @@ class Product:
                     raise ProductError(f"{where} must read layers of one calendar: {stage.reads}")
                 if isinstance(stage, Derive):
                     wanted_tables = stage.tables
+                    calendar = made[stage.reads[0]].calendar
+                    if stage.tables and calendar is not Calendar.DAY:
+                        raise ProductError(
+                            f"{where}: tables have a row for each day, so a stage that takes them "
+                            f"must read daily layers, got {stage.reads}"
+                        )
                     if stage.segment is Calendar.DAY and stage.margin_days:
                         raise ProductError(
                             f"{where}: days are derived each alone, so margin_days must be 0, "

@@ -32,6 +32,8 @@ ANSWER_S = 20.0
 # A worker asks every ten or fifteen seconds: one that did not in this time is not there.
 TAKEN_WITHIN_S = 45.0
 SERVER_AWAY_S = 120.0
+NAMED = 20
+"""Most deployments that a refusal names."""
 WARNING = 30
 
 
@@ -244,20 +246,26 @@ def _client() -> "Iterator[SyncPrefectClient]":
 
 
 def _find_deployment(client: "SyncPrefectClient", name: str) -> "DeploymentResponse":
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
+
     flow, _, last = name.rpartition("/")
-    known = {_deployment_name(client, each): each for each in client.read_deployments()}
-    fitting = [
-        full for full in known if full == name or (not flow and full.rpartition("/")[2] == last)
-    ]
+    # Asked for by name: of all there are, a server tells the first 200.
+    called = DeploymentFilter(name=DeploymentFilterName(any_=[last]))
+    found = client.read_deployments(deployment_filter=called)
+    known = {_deployment_name(client, each): each for each in found}
+    fitting = [full for full in known if full == name or not flow]
     if len(fitting) == 1:
         return known[fitting[0]]
     if fitting:
         raise RemoteRefused(
             f"deployment: several are called {name}, expected one of {', '.join(sorted(fitting))}"
         )
+    others = client.read_deployments(limit=NAMED + 1)
+    names = sorted(_deployment_name(client, each) for each in others[:NAMED])
+    more = " and others" if len(others) > NAMED else ""
     raise RemoteRefused(
         f"deployment: the server has none called {name!r}, it has "
-        f"{', '.join(sorted(known)) or 'none at all'}"
+        f"{', '.join(names) or 'none at all'}{more}"
     )
 
 

@@ -38,6 +38,9 @@ class Settings(BaseSettings):
     cluster_template: Path | None = Field(
         None, description="DaskCluster resource that clusters on Kubernetes are made from."
     )
+    cluster_image: str | None = Field(
+        None, description="Image of clusters on Kubernetes; unset: their template's."
+    )
     cluster_start_seconds: float = Field(
         300.0, gt=0, description="Longest wait for the first worker of a cluster."
     )

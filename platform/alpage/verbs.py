@@ -185,16 +185,17 @@ def history(cube: str) -> list[dict[str, Any]]:
 def rollback(cube: str, snapshot: str | None = None) -> str:
     """Show readers an earlier state of a cube, by default the one before; returns its snapshot.
 
-    Raises CubeError where there is no such state.
+    A later state that was rolled back from is shown again by its id, until the repository's
+    garbage is collected. Raises CubeError where there is no such state.
     """
     with held(cube):
         store = CubeStore.open(cube)
-        seen = [version.snapshot for version in store.versions()]
         if snapshot is None:
+            seen = [version.snapshot for version in store.versions()]
             if len(seen) < 2:
                 raise CubeError(f"cube: {cube} has no state before the one that readers see")
             snapshot = seen[1]
-        if snapshot not in seen:
+        elif not store.was_published(snapshot):
             raise CubeError(
                 f"cube: {cube} never showed readers {snapshot}; `alpage history` lists its states"
             )

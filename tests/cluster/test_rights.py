@@ -11,18 +11,29 @@ pytestmark = pytest.mark.cluster
 CLUSTERS, WORKERS, PODS = f"daskclusters.{GROUP}", f"daskworkergroups.{GROUP}", "pods"
 ALLOWED = {
     "flow": [
-        *((verb, CLUSTERS) for verb in ("create", "get", "list", "watch", "delete")),
-        *((verb, PODS) for verb in ("get", "list", "watch")),
+        *((verb, CLUSTERS) for verb in ("create", "get", "delete")),
+        ("list", PODS),
         *((verb, WORKERS) for verb in ("create", "delete")),
         ("create", "secrets"),
         ("list", "deployments.apps"),
     ],
-    "worker": [("create", "jobs.batch"), ("delete", "jobs.batch"), ("get", "pods/log")],
-    "operator": [("create", "deployments.apps"), ("create", "services"), ("patch", CLUSTERS)],
+    "worker": [
+        *((verb, "jobs.batch") for verb in ("create", "list", "watch", "delete")),
+        *((verb, PODS) for verb in ("list", "watch")),
+        ("get", "pods/log"),
+    ],
+    "operator": [
+        ("create", "deployments.apps"),
+        ("create", "services"),
+        ("patch", CLUSTERS),
+        *(("update", f"{kind}/finalizers") for kind in (CLUSTERS, WORKERS)),
+    ],
 }
 DENIED = {
     "flow": [
-        *((verb, PODS) for verb in ("create", "delete", "patch")),
+        *((verb, PODS) for verb in ("create", "delete", "patch", "get", "watch")),
+        *((verb, CLUSTERS) for verb in ("list", "watch")),
+        *((verb, "deployments.apps") for verb in ("get", "watch")),
         ("create", "pods/exec"),
         ("get", "pods/log"),
         ("get", "secrets"),
@@ -36,7 +47,14 @@ DENIED = {
         ("patch", CLUSTERS),
         ("create", "rolebindings.rbac.authorization.k8s.io"),
     ],
-    "worker": [("get", "secrets"), ("create", PODS), ("create", "pods/exec"), ("create", CLUSTERS)],
+    "worker": [
+        ("get", "secrets"),
+        *((verb, PODS) for verb in ("create", "get")),
+        *((verb, "jobs.batch") for verb in ("get", "patch")),
+        *(("list", what) for what in ("events", "pods/log", "pods/status")),
+        ("create", "pods/exec"),
+        ("create", CLUSTERS),
+    ],
     "operator": [("get", "secrets"), ("create", "pods/exec"), ("create", "jobs.batch")],
     **{
         name: [("get", PODS), ("list", "secrets"), ("create", CLUSTERS), ("get", "services")]

@@ -9,7 +9,7 @@ import zarr
 
 from alpage.cube.part import Part
 from alpage.cube.store import MAIN, CubeStore
-from alpage.errors import CubeBusy
+from alpage.errors import CubeBusy, StorageError
 
 RUN = "run-1"
 
@@ -190,3 +190,32 @@ def test_a_branch_that_another_run_finished_is_named(two: tuple[CubeStore, ...])
     for ask in (later.writable, lambda branch: later.read(branch=branch)):
         with pytest.raises(CubeBusy, match=r"another run of this study finished .*; run again"):
             ask(RUN)
+
+
+def test_a_sealed_state_was_published_only_once_readers_saw_it(
+    two: tuple[CubeStore, ...],
+) -> None:
+    store, later = two
+    base = store.tip()
+    store.begin(RUN, base)
+    laid_out = work(store, "layout")
+    sealed = work(store, "done", published=True)
+    assert not later.was_published(sealed)
+    store.publish(RUN, expected=base)
+    assert later.was_published(sealed)
+    store.move_main(base, expected=sealed)
+    assert later.was_published(sealed)
+    for never in (base, laid_out, "0123456789ABCDEFGHJK", "no-id"):
+        assert not later.was_published(never)
+
+
+def test_a_store_that_does_not_take_a_commit_is_told_of_by_name(
+    two: tuple[CubeStore, ...],
+) -> None:
+    store, _ = two
+    store.begin(RUN, store.tip())
+    snapshots = Path(store.url, "snapshots")
+    shutil.rmtree(snapshots)
+    snapshots.write_text("no folder")
+    with pytest.raises(StorageError, match=r"cube: .* cannot be read or written"):
+        work(store, "blocks")

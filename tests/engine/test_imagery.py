@@ -106,6 +106,23 @@ def test_scenes_of_one_day_are_brought_to_the_lowest_offset(scene: Callable[...,
     assert imagery.offsets["red"].tolist() == [-1000.0]
 
 
+def test_what_is_darker_than_nothing_was_measured(
+    tmp_path: Path, write_tif: Callable[..., Path]
+) -> None:
+    stored = np.full((40, 50), 700, "int16")
+    stored[0, :4] = -9999, -12, 0, 1
+    classes = np.full((40, 50), 4, "uint8")
+    bands = {band.name: (stored, -9999) for band in BANDS} | {QUALITY: (classes, 0)}
+    sources = {}
+    for name, (pixels, nodata) in bands.items():
+        path = write_tif(tmp_path / f"{name}.tif", pixels, transform=BOX.transform, nodata=nodata)
+        sources[name] = BandSource(read_header(str(path)), 1.0, 0.0, nodata)
+    scene = SceneSource("a", np.datetime64("2022-05-01", "D"), "scl", sources)
+    (imagery,) = read_batches([[(scene.day, (scene,))]], BANDS, BOX, ReadCounters())
+    assert imagery.bands["red"][0, 0, :5].tolist() == [0, 1, 1, 1, 700]
+    assert (imagery.quality[0, 0, :5] & Quality.FILL != 0).tolist() == [True, *[False] * 4]
+
+
 def test_a_scene_that_goes_away_is_named(scene: Callable[..., Any]) -> None:
     (first, _), (second, _) = scene("a", "2022-05-01", 1), scene("b", "2022-05-02", 2)
     Path(second.bands["nir"].header.href).unlink()

@@ -154,6 +154,24 @@ def test_what_cannot_be_is_said_before_anything_is_submitted(
     assert laptop.call("status", "nobody-knows").code == 2
 
 
+def test_a_deployment_is_found_among_more_than_a_server_lists(study: Path, laptop: Laptop) -> None:
+    api = laptop.environment["PREFECT_API_URL"]
+    with PrefectHttpxSyncClient(base_url=api, timeout=30) as client:
+        flow = client.post("/flows/", json={"name": "a-flow"}).json()
+        for number in range(210):
+            other = {"name": f"a-{number:03}", "flow_id": flow["id"]}
+            client.post("/deployments/", json=other).raise_for_status()
+        listed = client.post("/deployments/filter", json={}).json()
+        assert "build" not in {one["name"] for one in listed}
+    for name in ("build", "build/build"):
+        told = laptop.call("run", str(study), "--on", f"prefect://{name}")
+        assert (told.code, "no worker polls work pool alpage" in told.err) == (2, True), told.err
+    unknown = laptop.call("run", str(study), "--on", "prefect://update/build")
+    assert unknown.code == 2
+    assert "none called 'update/build', it has a-flow/a-000, " in unknown.err
+    assert "a-flow/a-019 and others" in unknown.err
+
+
 def test_a_run_from_a_laptop_is_the_run_here(
     study: Path, shared: Path, laptop: Laptop, worker: psutil.Process
 ) -> None:

@@ -95,6 +95,25 @@ text = "not a product"
 '''
 
 
+ROWS_OF_MONTHS = """
+from dataclasses import replace
+
+import alpage
+import monthly_ndvi
+
+observing, deriving = monthly_ndvi.product.stages
+table = alpage.Table("seen", lambda context: (3,))
+gathering = alpage.Gather("threshold", "seen", lambda context: (1,), lambda rows, context: rows)
+highest = replace(monthly_ndvi.GREENEST, name="highest", calendar=alpage.Calendar.YEAR)
+yearly = replace(
+    deriving, name="yearly", reads=("month/ndvi_max",), layers=(highest,),
+    segment=alpage.Calendar.YEAR, tables=("threshold",),
+)
+stages = (replace(observing, tables=(table,)), gathering, deriving, yearly)
+product = replace(monthly_ndvi.product, stages=stages)
+"""
+
+
 @dataclass(frozen=True)
 class Bench:
     """A broken-to-be copy: a folder with products, an archive, a study and perhaps a cube."""
@@ -170,6 +189,7 @@ def good(shared: Path, scheduler: str, tmp_path_factory: pytest.TempPathFactory)
     (folder / "not_python.py").write_text("product = = 1")
     (folder / "needs_missing.py").write_text("import no_such_library")
     (folder / "fails_at_import.py").write_text("product = 1 / 0")
+    (folder / "rows_of_months.py").write_text(ROWS_OF_MONTHS)
     links = [link for link in collection["links"] if VICTIM not in link["href"]]
     (archive / "without.json").write_text(json.dumps({**collection, "links": links}))
     bench = Bench(
@@ -402,6 +422,32 @@ def test_a_bad_scene_is_left_out_by_name(
     assert re.search(reason, report.quarantined[VICTIM]), report.quarantined[VICTIM]
 
 
+def test_damage_that_only_a_block_met_is_remembered_until_it_is_mended(bench: Bench) -> None:
+    cube = str(bench.cube.with_name("new"))
+    sound = bench.file("red").read_bytes()
+    damage_tile(bench)
+    damaged = bench.file("red").read_bytes()
+    first = bench.run(cube=cube)
+    again = bench.run(cube=cube)
+    assert again.quarantined == first.quarantined != {}
+    assert (again.n_blocks, again.snapshot) == (0, first.snapshot)
+    # Longer, so that the cube is written to: what was damaged is still known.
+    longer = {"cube": cube, "period": "2018-04-01/2018-06-30"}
+    assert bench.run(**longer).quarantined == first.quarantined
+    assert bench.run(**longer).n_blocks == 0
+    bench.file("red").write_bytes(sound)
+    mended = bench.run(**longer)
+    assert mended.quarantined == {}
+    assert mended.n_blocks > 0
+    fresh = str(bench.cube.with_name("fresh"))
+    bench.run(**longer | {"cube": fresh})
+    found, expected = state(Path(cube)), state(Path(fresh))
+    assert found is not None
+    assert expected is not None
+    assert same(found[1], expected[1])
+    assert damaged != sound
+
+
 @pytest.mark.parametrize("nodata", [0, float("nan")])
 def test_a_sound_scene_matters_and_nodata_that_is_no_integer_is_none(
     nodata: float, bench: Bench, without_victim: dict[str, np.ndarray]
@@ -614,6 +660,11 @@ BAD_STUDIES: dict[str, Bad] = {
         StudyError,
         r"product: expected to import fails_at_import, got ZeroDivisionError",
         {"product": "fails_at_import:product"},
+    ),
+    "product takes rows of days for months": Bad(
+        StudyError,
+        r"stage yearly: tables have a row for each day, so .* read daily layers, got \('month/",
+        {"product": "rows_of_months:product"},
     ),
     "product's band is unknown": Bad(
         ArchiveError,

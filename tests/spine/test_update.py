@@ -218,6 +218,21 @@ def test_a_cube_grows_in_both_directions(
     same_cube(cells(at_once.cube), cells(study.cube))
 
 
+def test_a_period_that_leaves_days_between_is_refused(study_of: StudyOf) -> None:
+    grid = GRIDS["monthly_ndvi"]
+    study = study_of("monthly_ndvi", grid=grid, period="2021-11-01/2021-12-10")
+    alpage.run(study)
+    for period, whole in (
+        ("2021-12-12/2022-01-20", "2021-11-01/2022-01-20"),
+        ("2021-09-01/2021-10-30", "2021-09-01/2021-12-10"),
+    ):
+        apart = study_of("monthly_ndvi", grid=grid, period=period)
+        with pytest.raises(CubeError, match=rf"period: .*got {period}: .*Ask for {whole}, or give"):
+            alpage.run(apart)
+    next_day = study_of("monthly_ndvi", grid=grid, period="2021-12-11/2022-01-20")
+    assert alpage.run(next_day).n_blocks > 0
+
+
 def test_a_longer_period_without_new_scenes_counts_its_days(
     own_valley: Valley, built: Built, study_of: StudyOf, cells: Any, same_cube: Any
 ) -> None:
@@ -262,6 +277,21 @@ def test_changed_zones_give_the_series_of_a_new_cube(
     assert alpage.run(study).n_blocks == 0
 
 
+def test_zones_change_while_the_only_scenes_of_a_block_are_withdrawn(
+    own_valley: Valley, built: Built, study_of: StudyOf, cells: Any, same_cube: Any
+) -> None:
+    narrow = {"grid": GRIDS["lakes"] | {"window_days": 32}, "period": "2021-11-10/2022-02-10"}
+    study, _ = built("lakes", **narrow)
+    zones = json.loads(own_valley.zones.read_text())
+    own_valley.zones.write_text(json.dumps(zones | {"features": zones["features"][:-1]}))
+    assert withdraw(own_valley, "S2?_*_20211227*")
+    assert alpage.run(study).n_blocks > 0
+    fresh = study_of("lakes", "fresh", of=own_valley, **narrow)
+    alpage.run(fresh)
+    same_cube(cells(study.cube), cells(fresh.cube))
+    assert alpage.run(study).n_blocks == 0
+
+
 def test_another_area_is_another_cube(study_of: StudyOf, cells: Any, same_cube: Any) -> None:
     study = study_of("monthly_ndvi")
     alpage.run(study)
@@ -271,6 +301,22 @@ def test_another_area_is_another_cube(study_of: StudyOf, cells: Any, same_cube: 
         with pytest.raises(CubeError, match="area"):
             alpage.run(study_of("monthly_ndvi", area={"bbox": bbox}))
     same_cube(before, cells(study.cube))
+
+
+def test_an_unfinished_run_of_another_area_is_told(study_of: StudyOf, tmp_path: Path) -> None:
+    area = tmp_path / "area.geojson"
+    west, south, east, north = study_of("monthly_ndvi").area.bbox
+
+    def study_up_to(edge: float) -> Any:
+        area.write_text(json.dumps(shapely.geometry.mapping(shapely.box(west, south, edge, north))))
+        return study_of("monthly_ndvi", area={"file": str(area)}, limits={"hours": 1e-9})
+
+    with pytest.raises(LimitReached, match="are done and kept"):
+        alpage.run(study_up_to(east))
+    with pytest.raises(CubeError, match=r"an unfinished run of this study at .* made with area"):
+        alpage.run(study_up_to(east - 0.005))
+    with pytest.raises(LimitReached, match=r"limits\.hours: the run needs"):
+        alpage.run(study_up_to(east))
 
 
 def test_readers_can_be_shown_an_earlier_state(
@@ -295,6 +341,9 @@ def test_readers_can_be_shown_an_earlier_state(
     same_cube(new, cells(study.cube, snapshot=second.snapshot))
     with pytest.raises(CubeError, match="no state before"):
         alpage.rollback(study.cube)
+    assert alpage.rollback(study.cube, second.snapshot) == second.snapshot
+    same_cube(new, cells(study.cube))
+    assert alpage.rollback(study.cube) == first.snapshot
     with pytest.raises(CubeError, match="never showed readers"):
         alpage.rollback(study.cube, "0123456789ABCDEFGHJK")
     assert alpage.run(study).blocks == second.blocks

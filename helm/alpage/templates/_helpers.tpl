@@ -105,6 +105,12 @@ http://{{ include "alpage.name" . }}-storage.{{ .Release.Namespace }}.svc:7070
 {{- with include "alpage.endpoint" .root }}
 - {name: AWS_ENDPOINT_URL_S3, value: {{ . | quote }}}
 {{- end }}
+{{- if .root.Values.storage.anonymous }}
+- {name: AWS_SKIP_SIGNATURE, value: "true"}
+{{- end }}
+{{- if .root.Values.storage.requesterPays }}
+- {name: AWS_REQUEST_PAYER, value: requester}
+{{- end }}
 {{- $secret := .secret }}
 {{- if $secret }}
 {{- range list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" "AWS_SESSION_TOKEN" }}
@@ -120,6 +126,55 @@ http://{{ include "alpage.name" . }}-storage.{{ .Release.Namespace }}.svc:7070
 {{- range $name, $value := .Values.settings }}
 - {name: ALPAGE_{{ upper $name }}, value: {{ $value | toString | quote }}}
 {{- end }}
+{{- end -}}
+
+{{/* The port of a URL. */}}
+{{- define "alpage.port" -}}
+{{- $url := urlParse . -}}
+{{- regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default (ternary "443" "80" (eq $url.scheme "https")) -}}
+{{- end -}}
+
+{{- define "alpage.storagePorts" -}}
+{{- $ports := list -}}
+{{- with .Values.storage.endpoint }}{{ $ports = append $ports (include "alpage.port" .) }}{{ end -}}
+{{- range .Values.networkPolicy.storage.ports }}{{ $ports = append $ports (toString .) }}{{ end -}}
+{{- toJson (uniq $ports) -}}
+{{- end -}}
+
+{{/* Which of "excepts" lie within "cidr", as a NetworkPolicy asks of them. */}}
+{{- define "alpage.except" -}}
+{{- $cidr := .cidr -}}
+{{- $outer := include "alpage.block" $cidr | fromJson -}}
+{{- $within := list -}}
+{{- range .excepts -}}
+{{- $inner := include "alpage.block" . | fromJson -}}
+{{- if eq $inner.v6 $outer.v6 -}}
+{{- if and $outer.v6 (or (ne $cidr "::/0") (eq . "::/0")) -}}
+{{- printf "networkPolicy.exceptCidrs: IPv6 addresses are taken out of ::/0 only, not %s out of %s: write networkPolicy.storage.cidrs without them" . $cidr | fail -}}
+{{- end -}}
+{{- $larger := max (int64 $inner.size) (int64 $outer.size) -}}
+{{- if eq (div (int64 $inner.first) $larger) (div (int64 $outer.first) $larger) -}}
+{{- if and (not $outer.v6) (ge (int64 $inner.size) (int64 $outer.size)) -}}
+{{- printf "networkPolicy.exceptCidrs: %s takes out all of %s in networkPolicy.storage.cidrs: leave out one of them" . $cidr | fail -}}
+{{- end -}}
+{{- $within = append $within . -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $within -}}
+{{- end -}}
+
+{{/* First address and size of an IPv4 block; of IPv6 only that it is one. */}}
+{{- define "alpage.block" -}}
+{{- $first := 0 -}}
+{{- $size := 1 -}}
+{{- $v6 := contains ":" . -}}
+{{- if not $v6 -}}
+{{- $parts := splitList "/" . -}}
+{{- range splitList "." (first $parts) }}{{ $first = add (mul $first 256) (int .) }}{{ end -}}
+{{- range until (sub 32 (int (last $parts)) | int) }}{{ $size = mul $size 2 }}{{ end -}}
+{{- end -}}
+{{- dict "v6" $v6 "first" $first "size" $size | toJson -}}
 {{- end -}}
 
 {{/* Whatever two values contradict is refused by name. */}}
@@ -138,6 +193,18 @@ http://{{ include "alpage.name" . }}-storage.{{ .Release.Namespace }}.svc:7070
 {{- end -}}
 {{- if and .Values.trialStorage.enabled (not .Values.trialStorage.image) -}}
 {{- fail "trialStorage.enabled needs trialStorage.image, an image of versitygw" -}}
+{{- end -}}
+{{- if and (not .Values.prefect.server.enabled) (or .Values.prefect.server.uiApiUrl .Values.networkPolicy.prefectClients) -}}
+{{- fail "prefect.server.uiApiUrl and networkPolicy.prefectClients are about the chart's own server: leave them empty, or set prefect.server.enabled to true" -}}
+{{- end -}}
+{{- if and .Values.operator.enabled .Values.operator.namespace -}}
+{{- fail "operator.namespace names an operator that is there already: set operator.enabled to false, or leave it empty" -}}
+{{- end -}}
+{{- if and (not .Values.operator.enabled) .Values.networkPolicy.enabled (not .Values.operator.namespace) -}}
+{{- fail "operator.enabled is false: set operator.namespace to that of the operator that is there already, network policies let it in" -}}
+{{- end -}}
+{{- if and .Values.storage.anonymous (or .Values.storage.secret .Values.service.secret .Values.storage.requesterPays .Values.trialStorage.enabled) -}}
+{{- fail "storage.anonymous is about requests without keys: leave storage.secret and service.secret empty, storage.requesterPays and trialStorage.enabled false" -}}
 {{- end -}}
 {{- if and .Values.service.enabled (not .Values.service.releases) -}}
 {{- fail "service.enabled needs service.releases, the s3:// URL of what it serves" -}}

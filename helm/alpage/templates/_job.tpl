@@ -7,7 +7,6 @@ job_configuration:
   env: {{ "{{ env }}" | quote }}
   labels: {{ "{{ labels }}" | quote }}
   namespace: {{ .Release.Namespace }}
-  pod_watch_timeout_seconds: 120
   job_manifest:
     apiVersion: batch/v1
     kind: Job
@@ -51,6 +50,8 @@ job_configuration:
                 - name: POD_UID
                   valueFrom: {fieldRef: {fieldPath: metadata.uid}}
                 - {name: ALPAGE_CLUSTER_TEMPLATE, value: /etc/alpage/cluster.yaml}
+                # The template's may be another version's by then, around an upgrade.
+                - {name: ALPAGE_CLUSTER_IMAGE, value: {{ "{{ image }}" | quote }}}
                 - {name: ALPAGE_CLUSTER_START_SECONDS, value: {{ .Values.cluster.startSeconds | quote }}}
                 - {name: PREFECT_LOGGING_EXTRA_LOGGERS, value: alpage}
                 {{- if .Values.monitoring.enabled }}

@@ -16,6 +16,7 @@ from typing import Any
 import icechunk
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.codecs import BytesCodec, ZstdCodec
 
@@ -130,8 +131,16 @@ def grow(session: icechunk.Session, old: Layout, new: Layout, identity: Mapping[
     _write_identity(root, new, identity)
 
 
-def replace_zones(session: icechunk.Session, layout: Layout, identity: Mapping[str, Any]) -> None:
-    """Empty every array that has zones, for a cube whose zones changed."""
+def replace_zones(
+    session: icechunk.Session,
+    layout: Layout,
+    identity: Mapping[str, Any],
+    fingerprints: Mapping[str, NDArray[np.uint64]],
+) -> None:
+    """Empty every array that has zones, for a cube whose zones changed.
+
+    `fingerprints`, by step, are what the record then says of the steps that depend on zones.
+    """
     root = zarr.open_group(session.store, mode="r+")
     for path, _, _ in _table_paths(layout, by_zone=True):
         if path in root:
@@ -140,7 +149,7 @@ def replace_zones(session: icechunk.Session, layout: Layout, identity: Mapping[s
         del root["zones"]
     create_tables(root, layout, by_zone=True)
     for step in zone_steps(layout.product):
-        root[f"ledger/{step}/fingerprint"][:] = 0
+        root[f"ledger/{step}/fingerprint"][:] = fingerprints[step]
     _write_identity(root, layout, identity)
 
 

@@ -20,6 +20,8 @@ from alpage.cube.layout import COSTS, STATISTICS, Layout, ledger_tiles, step_lay
 
 Fingerprint = tuple[int, int]
 NOTHING: Fingerprint = (0, 0)
+VOID: Fingerprint = (0, 1)
+"""Of a block that holds something which nothing it may read now accounts for."""
 
 
 @dataclass(frozen=True, order=True)
@@ -51,7 +53,7 @@ class Record:
 
 
 def digest(*parts: Any) -> Fingerprint:
-    """Return a 128-bit fingerprint of JSON-able parts, never (0, 0).
+    """Return a 128-bit fingerprint of JSON-able parts, none of the two that mean something else.
 
     >>> digest("a", [1, 2]) == digest("a", [1, 2]) != digest("a", [2, 1])
     True
@@ -59,7 +61,7 @@ def digest(*parts: Any) -> Fingerprint:
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
     value = hashlib.blake2b(text.encode(), digest_size=16).digest()
     high, low = (int.from_bytes(value[i : i + 8], "big") for i in (0, 8))
-    return (high, low) if (high, low) != NOTHING else (0, 1)
+    return (high, low) if high else (1, low)
 
 
 class Ledger:
@@ -105,6 +107,16 @@ class Ledger:
                 empty = np.zeros(group["statistics"].shape[-1], "int64")
                 found = [empty if r.statistics is None else r.statistics.ravel() for r in of_step]
                 _scatter(group["statistics"], where, np.array(found))
+
+
+def voided(fingerprints: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return fingerprints (..., 2) of which those of blocks that hold something are void.
+
+    >>> voided(np.array([[0, 0], [7, 9]], dtype="uint64")).tolist()
+    [[0, 0], [0, 1]]
+    """
+    holds = (fingerprints != 0).any(axis=-1, keepdims=True)
+    return np.where(holds, np.array(VOID, dtype="uint64"), np.uint64(0))
 
 
 def _scatter(array: zarr.Array, where: NDArray[np.int64], values: NDArray[Any]) -> None:

@@ -99,9 +99,15 @@ class CubeStore:
         return cls(url, repository)
 
     def tip(self, branch: str = MAIN) -> str:
-        """Return the newest snapshot of a branch."""
+        """Return the newest snapshot of a branch.
+
+        Raises CubeBusy where there is no such branch: its run has finished.
+        """
         with reached(self.url):
-            return str(self.repository.lookup_branch(branch))
+            try:
+                return str(self.repository.lookup_branch(branch))
+            except icechunk.RefNotFoundError as error:
+                raise self._finished_meanwhile() from error
 
     def branches(self) -> set[str]:
         """Return the names of all branches."""
@@ -110,8 +116,13 @@ class CubeStore:
 
     def unfinished(self) -> set[str]:
         """Return the names of the branches whose work readers do not see yet."""
-        main = self.tip()
-        return {name for name in self.branches() - {MAIN} if self.tip(name) != main}
+        main, found = self.tip(), set()
+        for name in self.branches() - {MAIN}:
+            # One that its run drops at this moment is finished.
+            with contextlib.suppress(CubeBusy):
+                if self.tip(name) != main:
+                    found.add(name)
+        return found
 
     def read(self, *, branch: str = MAIN, snapshot: str | None = None) -> zarr.Group:
         """Return the cube's root group, read-only, at a branch's tip or a snapshot.
@@ -152,15 +163,16 @@ class CubeStore:
         Raises CubeBusy where another run of the study has finished the branch, begun it anew or
         written to it: what was planned and done on the one that was there does not fit any more.
         """
-        try:
-            session = self.repository.writable_session(branch)
-        except icechunk.IcechunkError as error:
-            if branch in self.branches():
-                raise
-            raise self._finished_meanwhile() from error
-        if branch in self._known:
-            self._check_ours(branch, session.snapshot_id)
-            self._known[branch] = session.snapshot_id
+        with reached(self.url):
+            try:
+                session = self.repository.writable_session(branch)
+            except icechunk.IcechunkError as error:
+                if branch in self.branches():
+                    raise
+                raise self._finished_meanwhile() from error
+            if branch in self._known:
+                self._check_ours(branch, session.snapshot_id)
+                self._known[branch] = session.snapshot_id
         return session
 
     def _finished_meanwhile(self) -> CubeBusy:
@@ -177,10 +189,11 @@ class CubeStore:
         """Commit a change on top of a branch, nothing where it changes nothing.
 
         It is made anew on top of what another part of the run commits at the same moment. A seal
-        is what history will tell of a state that readers may see.
+        is what history will tell of a state that readers may see. Raises CubeBusy or
+        StorageError; nothing of the change is there then.
         """
         told = {**(seal or {}), "run": self._run}
-        with contextlib.ExitStack() as stack:
+        with reached(self.url), contextlib.ExitStack() as stack:
             if self._part is not None:
                 told["part"] = str(self._part)
                 stack.enter_context(turn(self.url))
@@ -328,6 +341,17 @@ class CubeStore:
     def drop_branch(self, name: str) -> None:
         """Delete a branch; its data are left to garbage collection."""
         self.repository.delete_branch(name)
+
+    def was_published(self, snapshot: str) -> bool:
+        """Return whether readers have seen a state, be it one that was rolled back from since."""
+        with reached(self.url):
+            try:
+                one = next(iter(self.repository.ancestry(snapshot_id=snapshot)))
+            except (icechunk.InvalidInputError, icechunk.NotFoundError):
+                return False
+        # A run seals its branch before it shows readers what is on it.
+        is_waiting = snapshot in {self.tip(branch) for branch in self.unfinished()}
+        return bool((one.metadata or {}).get("published")) and not is_waiting
 
     def versions(self) -> Iterator[Version]:
         """Yield the states that runs published, newest first."""

@@ -11,6 +11,7 @@ from alpage.cube.layout import SECONDS, Layout, step_layers
 from alpage.cube.ledger import BlockId, read_costs
 from alpage.engine.budget import beside, cost_of
 from alpage.engine.demand import demand_of
+from alpage.engine.header import CogHeader
 from alpage.engine.inspect import SceneSource
 from alpage.engine.storage import ReadCounters
 from alpage.engine.work import Work
@@ -28,7 +29,7 @@ class Bill:
     skipped: int = 0
     scenes: int = 0
     requests: int = 0
-    """Tiles of the COGs that will be asked for, and the headers read for the plan."""
+    """Tiles of imagery and elevation that will be asked for, and the headers read for the plan."""
     read_bytes: int = 0
     read_px: int = 0
     useful_px: int = 0
@@ -91,10 +92,11 @@ def draw_bill(
     found: zarr.Group | None,
     inspection: ReadCounters,
     prices: Settings,
+    dem: CogHeader | None,
 ) -> Bill:
     """Return the bill of all work that a plan expects."""
     blocks = work.expected()
-    demand = demand_of(work, blocks, sources, context)
+    demand = demand_of(work, blocks, sources, context, dem)
     bill = Bill(
         blocks=blocks,
         scenes=len(demand.scenes),

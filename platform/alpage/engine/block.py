@@ -121,12 +121,14 @@ _KNOWN: dict[str, Store] = {}
 
 def _committed(fork: icechunk.ForkSession) -> Store:
     """The store as it was committed: what Icechunk read of a snapshot serves all its blocks."""
-    if fork.snapshot_id not in _KNOWN:
-        _KNOWN.clear()
+    store = _KNOWN.get(fork.snapshot_id)
+    if store is None:
         # A copy: the fork itself will hold what its block writes.
         copy: icechunk.ForkSession = pickle.loads(pickle.dumps(fork))  # noqa: S301 - our own
-        _KNOWN[fork.snapshot_id] = copy.store
-    return _KNOWN[fork.snapshot_id]
+        store = copy.store
+        _KNOWN.clear()
+        _KNOWN[fork.snapshot_id] = store
+    return store
 
 
 def _stage_of(shared: Shared, step: str) -> Stage:

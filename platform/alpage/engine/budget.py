@@ -50,7 +50,7 @@ class Budget:
         self._limits = limits
         self._prices = prices
         self._report = report
-        self._planned_blocks = planned_blocks
+        self.planned_blocks = planned_blocks
         self._before = [0.0] * len(self.spent())
         self._dearest = list(self._before)
 
@@ -100,7 +100,7 @@ class Budget:
             if value > limit:
                 return LimitReached(
                     f"limits.{name}: the run has used {value:.6g} {unit}, the limit is {limit:g}; "
-                    f"{done} blocks are done and kept, up to {self._planned_blocks - done} are "
+                    f"{done} blocks are done and kept, up to {self.planned_blocks - done} are "
                     "left. Raise the limit and run again to go on"
                 )
         return None

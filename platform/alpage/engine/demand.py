@@ -1,11 +1,11 @@
-"""What observing blocks ask of the archive's files, counted for the bill without reading a pixel.
+"""What blocks ask of imagery and elevation, counted for the bill without reading a pixel.
 
 Files of one grid lie alike under every tile: where is worked out once for all of them, and each
 file is then counted for all of its tiles at once. A plan has a few grids and millions of windows.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from alpage.engine.cog import Window
 from alpage.engine.header import CogHeader, CogLevel
 from alpage.engine.inspect import QUALITY, SceneSource
 from alpage.engine.positions import Block, are_parallel, source_of
+from alpage.engine.rasters import ELEVATION_KERNEL
 from alpage.engine.warp import Kernel, needed_window
 from alpage.engine.work import Work
 from alpage.grid import Grid
@@ -62,32 +63,42 @@ class Demand:
 
 def demand_of(
     work: Work,
-    blocks: Mapping[str, Iterable[BlockId]],
+    blocks: Mapping[str, Collection[BlockId]],
     sources: Mapping[str, SceneSource],
     context: Context,
+    dem: CogHeader | None,
 ) -> Demand:
-    """Return what blocks, by step, ask for at most; only observing ones ask for anything."""
+    """Return what blocks, by step, ask for at most."""
     demand = Demand()
     for step, of_step in blocks.items():
         stage = work.stage(step)
         if isinstance(stage, Observe):
-            _add_stage(demand, work, stage, of_step, sources, context)
+            _add_imagery(demand, work, stage, of_step, sources, context)
+        if dem is not None and of_step and not work.is_total(step):
+            halo = stage.halo_px(context) if isinstance(stage, Observe) else 0
+            numbers = np.array([_number(work.layout.grid, block) for block in of_step])
+            tiles, at = np.unique(numbers, return_inverse=True)
+            windows = windows_under(dem, ELEVATION_KERNEL, work.layout.grid, tiles, halo)
+            demand.add(dem.levels[0], windows[at])
     return demand
 
 
-def _add_stage(
+def _number(grid: Grid, block: BlockId) -> int:
+    return block.tile[0] * grid.tiles_yx[1] + block.tile[1]
+
+
+def _add_imagery(
     demand: Demand,
     work: Work,
     stage: Observe,
-    blocks: Iterable[BlockId],
+    blocks: Collection[BlockId],
     sources: Mapping[str, SceneSource],
     context: Context,
 ) -> None:
     grid, halo = work.layout.grid, stage.halo_px(context)
-    columns = grid.tiles_yx[1]
     tiles_of: dict[str, list[int]] = defaultdict(list)
     for block in blocks:
-        number = block.tile[0] * columns + block.tile[1]
+        number = _number(grid, block)
         for _, scenes in work.index.scenes(block.tile, block.block):
             for scene in scenes:
                 tiles_of[scene.id].append(number)

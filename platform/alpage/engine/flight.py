@@ -32,8 +32,6 @@ PAUSE_S = 0.05
 LOOK_S = 5.0
 """Between two counts of the workers: pods arrive one by one."""
 
-SETTLED = ("finished", "error", "cancelled")
-
 
 class Flight:
     """The chains of one step that are at the cluster. Not for use by several threads."""
@@ -97,20 +95,27 @@ class Flight:
         states = {future.key: future.status for future in futures}
         finished = [future for future in futures if states[future.key] == "finished"]
         with _scheduler_there():
-            gathered = self._client.gather(finished)
-            answers = dict(zip([one.key for one in finished], gathered, strict=True))
+            # Without those that a worker took with it since.
+            answers = self._client.gather({one.key: one for one in finished}, errors="skip")
         ended: list[tuple[Chain, Outcome]] = []
         for future in futures:
-            if states[future.key] not in SETTLED:
+            outcome: Outcome | None = answers.get(future.key)
+            if outcome is not None:
+                self._learn(outcome.done)
+            elif states[future.key] in ("error", "cancelled"):
+                try:
+                    outcome = Outcome((), self._failure(future))
+                except ClusterError:
+                    if not ended:
+                        raise
+                    # What has landed is told first.
+                    self._pool.add(future)
+                    continue
+            else:
                 # Its worker went away with what it had: the scheduler has it done anew.
                 self._pool.add(future)
                 continue
             chain, _ = self._flying.pop(future.key)
-            outcome: Outcome | None = answers.get(future.key)
-            if outcome is None:
-                outcome = Outcome((), self._failure(future))
-            else:
-                self._learn(outcome.done)
             ended.append((chain, outcome))
             future.release()
         return ended
@@ -130,7 +135,8 @@ class Flight:
 
     def withdraw(self) -> None:
         """Take back what no worker has begun; chains that are begun end with their next block."""
-        begun = self._client.run(_withdraw, self._name, on_error="ignore")
+        with _scheduler_there():
+            begun = self._client.run(_withdraw, self._name, on_error="ignore")
         kept = {key for keys in begun.values() for key in keys}
         waiting = [key for key in self._flying if key not in kept]
         self._client.cancel([self._flying.pop(key)[1] for key in waiting])

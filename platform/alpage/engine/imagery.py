@@ -181,7 +181,8 @@ class _Mosaic:
                     counters=self._counters,
                 )
         except BadCog as error:
-            raise SceneError(scene.id, f"band {name}: {error}") from error
+            where = None if is_large(needed) else (name, needed.window)
+            raise SceneError(scene.id, f"band {name}: {error}", where) from error
         if out is not None:
             out[:] = pixels
         return pixels
@@ -204,9 +205,9 @@ def _normalised(dn: Array, source: BandSource, common: Radiometry) -> NDArray[np
     empty = dn == source.nodata
     own_gain, own_offset = source.gain, source.offset
     if (own_gain, own_offset) != common:
-        moved = np.rint((dn * float(own_gain) + (own_offset - offset)) / gain)
-        dn = np.clip(moved, 1, 65535)
-    out = dn.astype(np.uint16)
+        dn = np.rint((dn * float(own_gain) + (own_offset - offset)) / gain)
+    # From here on 0 is empty: what is as dark as that, or darker, was measured all the same.
+    out = np.clip(dn, 1, 65535).astype(np.uint16)
     out[empty] = 0
     return out
 

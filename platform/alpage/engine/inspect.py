@@ -18,7 +18,7 @@ from alpage.archive.radiometry import judge
 from alpage.archive.scene import Scene
 from alpage.archive.sensors import SENSORS
 from alpage.cube.place import is_local
-from alpage.engine.cog import read_window
+from alpage.engine.cog import Window, read_window
 from alpage.engine.header import BadCog, CogHeader
 from alpage.engine.storage import ReadCounters
 from alpage.engine.tiff import read_header
@@ -52,17 +52,27 @@ class SceneSource:
     bands: Mapping[str, BandSource]
 
 
+Damage = tuple[str, Window]
+"""A band, and the window of its file that a block could not read."""
+
+
 def inspect_scenes(
-    scenes: Iterable[Scene], bands: tuple[Band, ...], counters: ReadCounters
+    scenes: Iterable[Scene],
+    bands: tuple[Band, ...],
+    counters: ReadCounters,
+    damaged: Mapping[str, Damage],
 ) -> tuple[dict[str, SceneSource], dict[str, str]]:
-    """Return the sources of usable scenes, and the reasons of the others, by scene id."""
+    """Return the sources of usable scenes, and the reasons of the others, by scene id.
+
+    Where a scene was `damaged` is looked at again: headers and overviews do not tell of it.
+    """
     usable: dict[str, SceneSource] = {}
     rejected: dict[str, str] = {}
 
     def look(scene: Scene) -> tuple[str, SceneSource | str, ReadCounters]:
         own = ReadCounters()
         try:
-            return scene.id, inspect(scene, bands, own), own
+            return scene.id, inspect(scene, bands, own, damaged.get(scene.id)), own
         except SceneError as error:
             return scene.id, error.reason, own
 
@@ -80,11 +90,14 @@ def inspect_scenes(
     return usable, rejected
 
 
-def inspect(scene: Scene, bands: tuple[Band, ...], counters: ReadCounters) -> SceneSource:
+def inspect(
+    scene: Scene, bands: tuple[Band, ...], counters: ReadCounters, damage: Damage | None = None
+) -> SceneSource:
     """Return a scene's source.
 
     Raises SceneError where a band is missing, is not a sound COG of 16-bit
-    integers with a CRS, or where pixels and declared offset disagree.
+    integers with a CRS, still cannot be read where it was damaged, or where pixels and declared
+    offset disagree.
     """
     sensor = SENSORS[scene.sensor]
     sources = {}
@@ -99,6 +112,8 @@ def inspect(scene: Scene, bands: tuple[Band, ...], counters: ReadCounters) -> Sc
         if not np.isfinite(nodata):
             raise SceneError(scene.id, f"band {name}: nodata is {nodata} in a file of integers")
         sources[name] = BandSource(header, asset.gain, asset.offset, nodata)
+    if damage is not None:
+        _look_again(scene, sources, damage, counters)
     if sensor.quality_kind == "scl":
         _check_offset(scene, sources, counters)
     return SceneSource(scene.id, np.datetime64(scene.solar_day, "D"), sensor.quality_kind, sources)
@@ -137,6 +152,16 @@ def read_band(scene: Scene, name: str, counters: ReadCounters) -> CogHeader:
 def _outline(footprint: BaseGeometry, crs: int | str) -> BaseGeometry:
     """A footprint in a CRS: the bands of a scene share it."""
     return project(footprint, crs)
+
+
+def _look_again(
+    scene: Scene, sources: Mapping[str, BandSource], damage: Damage, counters: ReadCounters
+) -> None:
+    name, window = damage
+    try:
+        read_window(sources[name].header, window, counters=counters)
+    except BadCog as error:
+        raise SceneError(scene.id, f"band {name}: {error}", damage) from error
 
 
 def _check_offset(scene: Scene, sources: Mapping[str, BandSource], counters: ReadCounters) -> None:

@@ -31,7 +31,7 @@ def lay_out(plan: Plan, session: icechunk.Session) -> None:
     if any(plan.layout.axes[calendar] != axis for calendar, axis in before.axes.items()):
         grow(session, before, plan.layout, plan.identity)
     if plan.zones_changed:
-        replace_zones(session, plan.layout, plan.identity)
+        replace_zones(session, plan.layout, plan.identity, plan.work.ledger.fingerprints)
 
 
 def _about(session: icechunk.Session) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ Headers are read (they tell bytes and requests), and a coarse look at each new
 Sentinel-2 scene checks its radiometry; both are remembered for the run.
 """
 
+import datetime as dt
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -20,13 +21,13 @@ from alpage.archive.scene import Scene
 from alpage.archive.scenes import SceneList
 from alpage.cube.axes import Axis, axes_for
 from alpage.cube.layout import Layout, zone_steps
-from alpage.cube.ledger import BlockId, Ledger, digest
+from alpage.cube.ledger import BlockId, Ledger, digest, voided
 from alpage.cube.part import Part
 from alpage.cube.shards import check_encoding
 from alpage.cube.store import MAIN, CubeStore
 from alpage.engine.bill import Bill, draw_bill
 from alpage.engine.choose_grid import choose_grid
-from alpage.engine.inspect import SceneSource, inspect_scenes
+from alpage.engine.inspect import Damage, SceneSource, inspect_scenes
 from alpage.engine.memory import batch_days, may_chain, peak_bytes
 from alpage.engine.relief import read_relief
 from alpage.engine.shared import Shared
@@ -52,6 +53,8 @@ class Plan:
     scenes: SceneList
     sources: dict[str, SceneSource]
     quarantined: dict[str, str]
+    damaged: dict[str, Damage]
+    """Where blocks could not read scenes, by scene id, of this run and those before it."""
     identity: dict[str, Any]
     """What the cube says of itself: attribute `alpage` of its root."""
     before: Layout | None
@@ -131,7 +134,8 @@ def make_plan(
     dem = None if relief is None else {"digest": relief.digest, "range_m": list(relief.range_m)}
     about = _identity(study, product, parameters, grid, zones, geometries, dem, identity)
     if identity is not None:
-        _check_same_cube(study, identity, about)
+        _check_same_cube(study, identity, about, is_unfinished=branch != MAIN)
+        _check_period(study, *identity["period"])
     whole = covering(Calendar.DAY, *about["period"])
     context = Context(
         parameters=parameters,
@@ -183,6 +187,7 @@ def make_plan(
         scenes=merged,
         sources=dict(known or {}),
         quarantined={},
+        damaged=_damaged(about["damaged"]),
         identity=about,
         before=before,
         zones_changed=zones_changed,
@@ -193,7 +198,9 @@ def make_plan(
     )
     inspect_needed(plan)
     peak = peak_bytes(layout, batch, context, index.most_days, is_chaining=work.is_chaining)
-    plan.bill = draw_bill(work, plan.sources, context, peak, found, plan.inspection, settings())
+    plan.bill = draw_bill(
+        work, plan.sources, context, peak, found, plan.inspection, settings(), shared.dem
+    )
     return plan
 
 
@@ -221,6 +228,11 @@ def _joined(asked: Layout, before: Layout | None) -> Layout:
     return replace(asked, axes=axes)
 
 
+def _damaged(told: Mapping[str, Any]) -> dict[str, Damage]:
+    """Where the runs before found scenes damaged."""
+    return {scene: (band, tuple(window)) for scene, (band, window) in told.items()}
+
+
 def inspect_needed(plan: Plan) -> None:
     """Look at every scene that a block to do reads, until none is left that was not seen."""
     product = plan.shared.product
@@ -235,7 +247,9 @@ def inspect_needed(plan: Plan) -> None:
                         needed |= {s.id: s for s in scenes if s.id not in plan.sources}
         if not needed:
             return
-        usable, rejected = inspect_scenes(needed.values(), product.bands, plan.inspection)
+        usable, rejected = inspect_scenes(
+            needed.values(), product.bands, plan.inspection, plan.damaged
+        )
         plan.sources |= usable
         plan.quarantined |= rejected
         if rejected:
@@ -319,6 +333,7 @@ def _identity(
         "grid": grid.to_json(),
         "dem": dem,
         "period": [first, last],
+        "damaged": {} if before is None else before.get("damaged", {}),
         "zones": [
             {"id": zone.id, "name": zone.name, "digest": str(digest(shapely.to_wkb(g, hex=True)))}
             for zone, g in zip(zones, geometries, strict=True)
@@ -333,13 +348,31 @@ def _told(area: BaseGeometry) -> dict[str, Any]:
     }
 
 
-def _check_same_cube(study: Study, cube: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+def _check_same_cube(
+    study: Study, cube: Mapping[str, Any], about: Mapping[str, Any], *, is_unfinished: bool
+) -> None:
+    what = f"an unfinished run of this study at {study.cube}" if is_unfinished else study.cube
     for key in IDENTITY_KEYS:
         if cube.get(key) != about[key]:
             raise CubeError(
-                f"cube: {study.cube} was made with {key} {_short(cube.get(key))}, this study "
+                f"cube: {what} was made with {key} {_short(cube.get(key))}, this study "
                 f"asks for {_short(about[key])}; give it another cube, or the cube's own {key}"
             )
+
+
+def _check_period(study: Study, first: str, last: str) -> None:
+    """Raises CubeError where days would be left between, which no run was ever asked for."""
+    asked = study.period
+    day = dt.timedelta(days=1)
+    starts, ends = dt.date.fromisoformat(first), dt.date.fromisoformat(last)
+    if asked.first <= ends + day and starts - day <= asked.last:
+        return
+    whole = f"{min(asked.first, starts)}/{max(asked.last, ends)}"
+    raise CubeError(
+        f"period: expected one that meets {first}/{last}, which {study.cube} holds, got "
+        f"{asked.first}/{asked.last}: nobody has looked at the days between. Ask for {whole}, or "
+        "give this study another cube"
+    )
 
 
 def _short(value: Any) -> str:
@@ -368,10 +401,10 @@ def _ledger(
     if found is None or before is None:
         return ledger
     for step, calendar in layout.steps.items():
-        if zones_changed and step in zone_steps(layout.product):
-            continue
         shift = before.axes[calendar].first_block - layout.axes[calendar].first_block
         old = found[f"ledger/{step}/fingerprint"][:]
+        if zones_changed and step in zone_steps(layout.product):
+            old = voided(old)
         ledger.fingerprints[step][shift : shift + len(old)] = old
     return ledger
 

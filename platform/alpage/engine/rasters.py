@@ -10,8 +10,10 @@ from shapely.geometry.base import BaseGeometry
 from alpage.engine.header import BadCog, CogHeader
 from alpage.engine.storage import ReadCounters
 from alpage.engine.tiff import read_header
-from alpage.engine.warp import read_onto
+from alpage.engine.warp import Kernel, read_onto
 from alpage.errors import StudyError
+
+ELEVATION_KERNEL: Kernel = "bilinear"
 
 
 def inside(geometry: BaseGeometry, geobox: GeoBox) -> NDArray[np.bool_]:
@@ -43,9 +45,10 @@ def read_elevation(
     Raises StudyError for a raster that cannot be read.
     """
     try:
-        dem = read_onto(header, geobox, kernel="bilinear", counters=counters).astype(np.float32)
+        dem = read_onto(header, geobox, kernel=ELEVATION_KERNEL, counters=counters)
     except BadCog as error:
         raise StudyError(f"dem: {error}") from error
+    dem = dem.astype(np.float32)
     if header.nodata is not None:
         dem[dem == header.nodata] = np.nan
     return dem

@@ -97,6 +97,7 @@ class Run:
         self._zones_wkb = [shapely.to_wkb(zone) for zone in plan.work.zones]
         self._fork: icechunk.ForkSession | None = None
         self._batch: list[Done] = []
+        self._failed: Counter[BlockId] = Counter()
         self._last_commit = time.monotonic()
         self._done_units = 0.0
         self._total_units = sum(
@@ -136,6 +137,9 @@ class Run:
                     return
                 except _Replan:
                     inspect_needed(self.plan)
+                    # Blocks that were done with what is left out now are to do again.
+                    left = sum(map(len, self.plan.work.expected().values()))
+                    self.budget.planned_blocks = self.report.n_blocks + left
 
     @contextlib.contextmanager
     def _workers_told(self) -> Iterator[None]:
@@ -152,19 +156,18 @@ class Run:
         pending = Pending(self.plan.work, step)
         flight = Flight(self.client)
         self.queue.begin(step, flight)
-        attempts: Counter[BlockId] = Counter()
         stop: AlpageError | _Replan | None = None
         is_stopping = False
 
         def fill() -> None:
-            # A limit that comes near leaves room for less than keeps every thread busy.
+            # Never less than keeps every thread busy: by so much a limit may be passed.
             affordable = max(self.budget.affordable_blocks(), flight.threads) - len(flight)
             chains: list[Chain] = []
             for _ in range(flight.room):
                 if not pending or affordable < 1:
                     break
                 links = pending.take(threads=flight.threads, affordable=affordable)
-                chains.append(tuple(self._task(*link, attempt=1) for link in links))
+                chains.append(tuple(self._task(*link) for link in links))
                 affordable -= len(links)
             flight.submit(chains, self._fork)
             self.pace.blocks, self._threads = len(flight) + len(pending), flight.threads
@@ -180,10 +183,9 @@ class Run:
                     rest = list(chain[len(outcome.done) :])
                     if outcome.failure is not None:
                         task = rest.pop(0)
-                        attempts[task.id] += 1
-                        is_tried_again, reason = self._judge(
-                            task, outcome.failure, attempts[task.id]
-                        )
+                        # A bad scene is no fault of the blocks that meet it.
+                        self._failed[task.id] += not isinstance(outcome.failure, SceneError)
+                        is_tried_again, reason = self._judge((task, *rest), outcome.failure)
                         self._book(task, outcome.failure, is_tried_again and stop is None)
                         if is_tried_again:
                             again.append(task)
@@ -198,7 +200,8 @@ class Run:
                 self.report.retries += len(again)
                 # What reads of others is tried again when they are committed, in its own step.
                 again = [task for task in again if task.id.step == step]
-                flight.submit([(self._again(task),) for task in again], self._fork)
+                links = [(task.id, self.plan.work.wanted(task.id)) for task in again]
+                flight.submit([(self._task(*link),) for link in links], self._fork)
                 fill()
         finally:
             flight.close()
@@ -213,14 +216,17 @@ class Run:
             self._refresh_result(step)
 
     def _judge(
-        self, task: Task, failure: BaseException, attempts: int
+        self, chain: Chain, failure: BaseException
     ) -> tuple[bool, AlpageError | _Replan | None]:
-        """Decide on a failed block: try again, go on without a scene, or stop and why."""
+        """Decide on a chain's first block, which failed: again, without a scene, or the end."""
+        task, attempts = chain[0], self._failed[chain[0].id]
         if isinstance(failure, SceneError):
             if self.plan.study.on_bad_scene == "stop":
                 told = f"scene {failure.scene_id} is bad: {failure.reason}"
                 return False, ArchiveError(f"on_bad_scene is stop, and {told}")
             self.plan.quarantined[failure.scene_id] = failure.reason
+            if failure.where is not None:
+                self.plan.damaged[failure.scene_id] = failure.where
             return False, _Replan()
         if isinstance(failure, AlpageError) and not isinstance(failure, StorageError):
             return False, failure
@@ -232,12 +238,13 @@ class Run:
             return True, None
         # A full disk or a store that is gone is no fault of the block.
         stored = isinstance(failure, StorageError | icechunk.IcechunkError)
-        reason = _in_words(failure)
+        told = f"failed {attempts} times, the last time with {_in_words(failure)}"
         if is_deadly:
-            reason = f"the death of the workers that ran it. {self.pace.waiting or OUT_OF_MEMORY}"
+            # Dask counts for itself how many workers a task took with it.
+            told = "" if len(chain) == 1 else f"or one of {len(chain) - 1} that follow on its tile "
+            told += f"ended each worker that ran it. {self.pace.waiting or OUT_OF_MEMORY}"
         error = (StorageError if stored else BlockFailed)(
-            f"{task.id} failed {attempts} times, the last time with "
-            f"{reason}. What is done is kept: run again to resume"
+            f"{task.id} {told}. What is done is kept: run again to resume"
         )
         error.__cause__ = failure
         return False, error
@@ -250,10 +257,7 @@ class Run:
         with logs.about(block=task.id.place, attempt=task.attempt):
             logger.warning("%s failed%s: %s", task.id, then, _in_words(failure))
 
-    def _again(self, task: Task) -> Task:
-        return self._task(task.id, self.plan.work.wanted(task.id), attempt=task.attempt + 1)
-
-    def _task(self, block: BlockId, fingerprint: Fingerprint, attempt: int) -> Task:
+    def _task(self, block: BlockId, fingerprint: Fingerprint) -> Task:
         work = self.plan.work
         stage = work.stage(block.step)
         days: tuple[Any, ...] = ()
@@ -281,7 +285,7 @@ class Run:
             shared=self._told.name,
             id=block,
             fingerprint=fingerprint,
-            attempt=attempt,
+            attempt=self._failed[block] + 1,
             days=days,
             observed=observed,
             zones=zones,
@@ -379,6 +383,9 @@ def finish(run: Run, scenes_digest: str, gate: Callable[[zarr.Group], list[dict[
             **plan.identity,
             "scenes": scenes_digest,
             "quarantined": plan.left_out,
+            "damaged": {
+                scene: where for scene, where in plan.damaged.items() if scene in plan.quarantined
+            },
         }
 
     run.report.seconds = time.monotonic() - run._began

@@ -30,7 +30,7 @@ from alpage.kube.resource import (
     read_template,
 )
 from alpage.kube.tls import SETTINGS, make_secret, make_security
-from alpage.kube.trouble import Trouble, find_troubles, tell
+from alpage.kube.trouble import Trouble, brief, find_troubles, lacks_rights, tell
 from alpage.study import ClusterChoice
 
 logger = logging.getLogger(__name__)
@@ -121,10 +121,10 @@ class _Cluster:
         except ApiException as error:
             if error.status == 409:
                 return
+            needed = "; this pod's service account needs to create secrets, as the chart's does"
             raise ClusterError(
                 f"cluster: the secret {secret['metadata']['name']} with the run's certificate "
-                f"cannot be made: {_brief(error)}; this pod's service account needs to create "
-                "secrets, as the chart's does"
+                f"cannot be made: {brief(error)}{needed if lacks_rights(error) else ''}"
             ) from error
         except HTTPError as error:
             raise ClusterError(f"cluster: the Kubernetes API does not answer: {error}") from error
@@ -138,9 +138,9 @@ class _Cluster:
                 return
             except ApiException as error:
                 if error.status and 400 <= error.status < 500:
-                    raise ClusterError(f"cluster: no worker is made: {_brief(error)}") from error
+                    raise ClusterError(f"cluster: no worker is made: {brief(error)}") from error
             except HTTPError as error:
-                logger.warning("no worker is made yet: %s", _brief(error))
+                logger.warning("no worker is made yet: %s", brief(error))
             patience.wait("scheduler", "no worker is made yet")
 
     def await_scheduler(self, patience_s: float, *, ready: bool) -> None:
@@ -211,13 +211,19 @@ class _Cluster:
                 if not wait or not self.pods():
                     return
             except (ApiException, HTTPError) as error:
-                logger.warning("cluster %s: cannot be removed yet: %s", self.name, _brief(error))
+                logger.warning("cluster %s: cannot be removed yet: %s", self.name, brief(error))
             time.sleep(POLL_S)
         logger.warning(
-            "cluster %s is not gone after %.0f s: Kubernetes removes it with this pod",
-            self.name,
-            GONE_S,
+            "cluster %s is not gone after %.0f s: %s", self.name, GONE_S, self._what_ends_it()
         )
+
+    def _what_ends_it(self) -> str:
+        named = {"namespace": self.namespace, "name": self.name}
+        with contextlib.suppress(ApiException, HTTPError):
+            found = _request("GET", f"{DASK}/{CLUSTERS}/{{name}}", named)
+            if "deletionTimestamp" in found["metadata"]:
+                return "only the Dask operator takes its finalizer off: is it running?"
+        return "Kubernetes removes it with this pod"
 
 
 class _Patience:
@@ -254,7 +260,7 @@ class _Patience:
         try:
             return self._cluster.troubles(role)
         except (ApiException, HTTPError) as error:
-            return [Trouble(f"the Kubernetes API does not answer ({_brief(error)})", False)]
+            return [Trouble(f"the Kubernetes API does not answer ({brief(error)})", False)]
 
 
 def _configuration(dask_settings: dict[str, Any]) -> str:
@@ -318,18 +324,12 @@ def _refusal(error: ApiException, namespace: str) -> str:
             "Kubernetes knows no DaskCluster: install the Dask operator (operator.enabled in the "
             "chart, or the operator's own), whose resource definitions come with it"
         )
-    if error.status == 403:
+    if lacks_rights(error):
         return (
             f"this pod's service account may not create a DaskCluster in {namespace}: "
-            f"{_brief(error)}"
+            f"{brief(error)}"
         )
-    return f"Kubernetes refused the DaskCluster: {_brief(error)}"
-
-
-def _brief(error: ApiException | HTTPError) -> str:
-    if isinstance(error, ApiException):
-        return f"{error.status} {error.reason}"
-    return str(error).split("\n", 1)[0]
+    return f"Kubernetes refused the DaskCluster: {brief(error)}"
 
 
 def _is_ready(pod: dict[str, Any]) -> bool:

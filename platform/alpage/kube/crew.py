@@ -16,7 +16,7 @@ from urllib3.exceptions import HTTPError
 from alpage.engine.report import Pace
 from alpage.engine.workers import workers_of
 from alpage.kube.resource import made_for
-from alpage.kube.trouble import Trouble, tell
+from alpage.kube.trouble import Trouble, brief, tell
 from alpage.study import ClusterChoice
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class Crew:
             try:
                 self.look(client)
             except (ApiException, HTTPError, OSError) as error:
-                told = f"workers stay as they are for now: {str(error).split(chr(10), 1)[0]}"
+                told = f"workers stay as they are for now: {brief(error)}"
                 if told != said and not stop.is_set():
                     logger.warning(told)
                 said = told

@@ -12,6 +12,7 @@ import yaml
 
 from alpage.errors import ClusterError
 from alpage.kube.tls import mount
+from alpage.settings import settings
 from alpage.study import ClusterChoice
 
 GROUP, VERSION = "kubernetes.dask.org", "v1"
@@ -60,7 +61,8 @@ def make_resource(
     """Return the DaskCluster resource of a new cluster: its own name, size and owner.
 
     It belongs to the pod that POD_NAME and POD_UID name, where they are set: when that pod is
-    gone, Kubernetes removes the cluster. It has no worker yet. `dask_config` is Dask's
+    gone, Kubernetes removes the cluster. Its image is the study's, or else the flow's own
+    (ALPAGE_CLUSTER_IMAGE), or else the template's. It has no worker yet. `dask_config` is Dask's
     serialized configuration.
     """
     made = copy.deepcopy(template)
@@ -74,9 +76,10 @@ def make_resource(
             {"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": uid, "controller": False}
         ]
     scheduler, worker = _container(made, "scheduler"), _container(made, "worker")
+    image = choice.image or settings().cluster_image
     for container in (scheduler, worker):
-        if choice.image is not None:
-            container["image"] = choice.image
+        if image is not None:
+            container["image"] = image
         container.setdefault("env", []).append(
             {"name": "DASK_INTERNAL_INHERIT_CONFIG", "value": dask_config}
         )

@@ -1,8 +1,11 @@
 """Why pods of a cluster do not run, in words: from what Kubernetes says of them."""
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Any
+
+from kubernetes.client.exceptions import ApiException
 
 # Nothing that waiting would cure: somebody has to change something.
 LASTING = {
@@ -48,6 +51,27 @@ def tell(troubles: list[Trouble]) -> str:
     return "; ".join(text if n == 1 else f"{text} ({n} pods)" for text, n in counts.items())
 
 
+def brief(error: Exception) -> str:
+    """Return why the Kubernetes API did not do what it was asked, in a line.
+
+    >>> body = '{"message": "exceeded quota: small, used: pods=1, limited: pods=1"}'
+    >>> brief(ApiException(status=403, reason="Forbidden", body=body))
+    'quota small allows pods=1'
+    """
+    if not isinstance(error, ApiException):
+        return str(error).split("\n", 1)[0]
+    try:
+        told = " ".join(json.loads(error.body)["message"].split())
+    except (ValueError, TypeError, KeyError):
+        told = ""
+    return _quota_in(told) or told or f"{error.status} {error.reason}"
+
+
+def lacks_rights(error: ApiException) -> bool:
+    """Return whether an account may not do it: quotas and admission refuse with 403 as well."""
+    return error.status == 403 and " cannot create resource " in brief(error)
+
+
 def _of_pod(pod: dict[str, Any]) -> list[Trouble]:
     status = pod.get("status", {})
     found = []
@@ -79,15 +103,16 @@ def _of_deployment(deployment: dict[str, Any]) -> list[Trouble]:
         if condition["type"] != "ReplicaFailure" or condition["status"] != "True":
             continue
         message = condition.get("message", "")
-        if quota := re.search(r"exceeded quota: (.*)", message):
-            found.append(Trouble(f"quota {_of_quota(quota[1])}", False))
-        else:
-            found.append(Trouble(f"Kubernetes refuses it: {message}", False))
+        refused = f"Kubernetes refuses it: {message}"
+        found.append(Trouble(_quota_in(message) or refused, False))
     return found
 
 
-def _of_quota(told: str) -> str:
+def _quota_in(message: str) -> str:
     """Only the quota's name and limits: the amounts in use change from one pod to the next."""
-    name = told.split(",", 1)[0]
-    limits = re.search(r"limited: (.*)", told)
-    return f"{name} allows {limits[1]}" if limits else told
+    found = re.search(r"exceeded quota: (.*)", message)
+    if found is None:
+        return ""
+    name = found[1].split(",", 1)[0]
+    limits = re.search(r"limited: (.*)", found[1])
+    return f"quota {name} allows {limits[1]}" if limits else f"quota {found[1]}"

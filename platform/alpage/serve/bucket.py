@@ -51,6 +51,7 @@ class BucketFiles:
         except NotModifiedError:
             return Response(status_code=304, headers={"ETag": request.headers["if-none-match"]})
         except BaseError as error:
+            # A 403 as well: a reader takes what is absent for empty, and this may only be denied.
             if asked is not None and (size := await self._size(key)) is not None:
                 return _told(416, {"Content-Range": f"bytes */{size}"})
             logger.warning("s3://%s/%s cannot be read: %s", self._bucket, key, reason(error))

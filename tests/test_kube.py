@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -279,16 +280,20 @@ def test_a_cluster_that_does_not_go_says_who_ends_it(
     kept: dict[str, str],
     words: str,
     monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    told: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
     monkeypatch.setattr(module, "GONE_S", 0.3)
     monkeypatch.setattr(module, "POLL_S", 0.1)
     metadata = {"name": "alpage-1", "namespace": "team"}
     kubernetes.answers["DELETE", "alpage-1"] = (200, {})
     kubernetes.answers["GET", "pods"] = (200, {"items": [{}]})
     kubernetes.answers["GET", "alpage-1"] = (200, {"metadata": metadata | kept})
+    module.logger.addHandler(handler)
     module._Cluster({"metadata": metadata}).remove(wait=True)
-    assert words in caplog.text
+    module.logger.removeHandler(handler)
+    assert words in told[-1]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from odc.geo.geobox import GeoBox
 from alpage.engine.demand import Demand, windows_under
 from alpage.engine.header import CogHeader, CogLevel
 from alpage.engine.positions import block_of
+from alpage.engine.storage import REQUEST_BYTES, merge
 from alpage.engine.warp import needed_window
 from alpage.grid import Grid
 
@@ -21,23 +22,32 @@ windows = st.tuples(st.integers(-12, 40), st.integers(-12, 40), st.integers(0, 3
     tile=st.tuples(sides, sides),
     asked=st.lists(windows, min_size=1, max_size=5),
     seed=st.integers(0, 99),
+    fewest=st.integers(0, 1),
+    size_bytes=st.sampled_from([1, 100_000]),
 )
-def test_every_tile_is_counted_once_a_window(shape, tile, asked, seed) -> None:
+def test_every_tile_is_counted_once_a_window(shape, tile, asked, seed, fewest, size_bytes) -> None:
     rows, columns = (-(-n // side) for n, side in zip(shape, tile, strict=True))
-    counts = np.random.default_rng(seed).integers(0, 3, rows * columns).astype("uint32")
+    counts = np.random.default_rng(seed).integers(fewest, 3, rows * columns).astype("uint32")
+    counts *= size_bytes
     demand = Demand()
     demand.add(CogLevel(shape, tile, counts, counts, False, 1, 1, ""), np.array(asked))
     requests = size = needed = 0
     for row, column, high, wide in asked:
+        ranges: list[tuple[int, int]] = []
         pixels = np.zeros(shape, dtype=bool)
         pixels[max(row, 0) : max(row + high, 0), max(column, 0) : max(column + wide, 0)] = True
         needed += int(pixels.sum())
         for number, count in enumerate(counts.tolist()):
             y, x = (n * side for n, side in zip(divmod(number, columns), tile, strict=True))
-            if pixels[y : y + tile[0], x : x + tile[1]].any():
-                requests += count > 0
-                size += count
-    assert (demand.requests, demand.read_bytes, demand.useful_px) == (requests, size, needed)
+            if count and pixels[y : y + tile[0], x : x + tile[1]].any():
+                requests += 1
+                ranges.append((int(counts[:number].sum()), count))
+        size += sum(stop - start for start, stop in merge(ranges))
+    assert (demand.requests, demand.useful_px) == (requests, needed)
+    # What lies beside a tile that the file leaves out, or beyond the longest request, is not read.
+    assert demand.read_bytes >= size
+    if fewest and counts.sum() <= REQUEST_BYTES:
+        assert demand.read_bytes == size
     assert demand.read_px == requests * tile[0] * tile[1]
 
 

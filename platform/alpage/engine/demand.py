@@ -18,6 +18,7 @@ from alpage.engine.header import CogHeader, CogLevel
 from alpage.engine.inspect import QUALITY, SceneSource
 from alpage.engine.positions import Block, are_parallel, source_of
 from alpage.engine.rasters import ELEVATION_KERNEL
+from alpage.engine.storage import MERGE_GAP
 from alpage.engine.warp import Kernel, needed_window
 from alpage.engine.work import Work
 from alpage.grid import Grid
@@ -38,7 +39,7 @@ class Demand:
     scenes: set[str] = field(default_factory=set)
 
     def add(self, level: CogLevel, windows: Windows) -> None:
-        """Count what lies under windows of a file's image.
+        """Count what lies under windows of a file's image, and what is fetched with it.
 
         >>> counts = np.array([5, 0, 7, 9], dtype="uint32")
         >>> level = CogLevel((8, 8), (4, 4), counts, counts, False, 1, 1, "")
@@ -56,7 +57,7 @@ class Demand:
         first, last = start // sides, -(-stop // sides)
         filled = _sums(counts > 0, first, last)
         self.requests += filled
-        self.read_bytes += _sums(counts, first, last)
+        self.read_bytes += _sums(counts, first, last) + _between(counts, first, last)
         self.read_px += filled * int(sides.prod())
         self.useful_px += int((stop - start).prod(axis=1).sum())
 
@@ -140,6 +141,22 @@ def windows_under(
     found = np.empty((len(numbers), 4), dtype=np.int64)
     found[:, ::2], found[:, 1::2] = down[row_at, ::2], across[column_at, 1::2]
     return found
+
+
+def _between(counts: NDArray[np.int64], first: Windows, last: Windows) -> int:
+    """The bytes between the rows of tiles under windows, where both rows are fetched as one.
+
+    Tiles lie in a COG row by row.
+    """
+    columns = counts.shape[1]
+    upto = np.concatenate([[0], counts.ravel().cumsum()])
+    total = 0
+    for row in range(int((last[:, 0] - first[:, 0]).max(initial=1)) - 1):
+        has_next = first[:, 0] + row + 1 < last[:, 0]
+        start = (first[has_next, 0] + row) * columns
+        gaps = upto[start + columns + first[has_next, 1]] - upto[start + last[has_next, 1]]
+        total += int(gaps[gaps <= MERGE_GAP].sum())
+    return total
 
 
 def _sums(values: NDArray[Any], first: Windows, last: Windows) -> int:

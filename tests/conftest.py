@@ -1,5 +1,6 @@
 """Fixtures that every test may use."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -29,6 +30,18 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest folders first, so that at the end no core waits for the other."""
     items.sort(key=lambda item: not {"s3", "spine", "flows"}.intersection(item.path.parts))
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """What the package logs meanwhile."""
+    told: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("alpage")
+    logger.addHandler(handler)
+    yield told
+    logger.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

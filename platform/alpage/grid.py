@@ -45,10 +45,19 @@ class Grid:
         """Area of a pixel in square units of the CRS, metres for projected ones."""
         return float(abs(self.transform.a * self.transform.e))
 
-    @property
+    @cached_property
     def tiles_yx(self) -> tuple[int, int]:
         """Number of tile rows and columns."""
         return -(-self.shape_yx[0] // self.tile_px), -(-self.shape_yx[1] // self.tile_px)
+
+    def number(self, tile: Tile) -> int:
+        """Return the place of a tile among all of them, row by row.
+
+        >>> grid = Grid(GeoBox((70, 90), Affine(10, 0, 0, 0, -10, 0), "EPSG:32632"), 32)
+        >>> [grid.number(tile) for tile in grid.tiles] == list(range(9))
+        True
+        """
+        return tile[0] * self.tiles_yx[1] + tile[1]
 
     @property
     def tiles(self) -> Iterator[Tile]:

@@ -1,7 +1,6 @@
 """Metrics of real runs, as Prometheus scrapes them, beside plan, report and processes."""
 
 import json
-import logging
 import os
 import re
 import shutil
@@ -332,20 +331,14 @@ def test_blocks_lost_with_their_worker_are_the_schedulers_to_tell(
     assert report.failures == {}
 
 
-def test_a_port_that_is_taken_does_not_stop_the_work() -> None:
-    told: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger("alpage")
-    logger.addHandler(handler)
+def test_a_port_that_is_taken_does_not_stop_the_work(said: list[str]) -> None:
     with socket.socket() as taken:
         taken.bind(("0.0.0.0", 0))
         taken.listen()
         port = taken.getsockname()[1]
         with serving(port):
             pass
-    logger.removeHandler(handler)
-    (line,) = told
+    (line,) = said
     assert line.startswith(f"metrics: port {port} cannot be opened (Address already in use)")
     assert "ALPAGE_METRICS_PORT" in line
 

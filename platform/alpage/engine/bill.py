@@ -11,12 +11,11 @@ from alpage.cube.layout import SECONDS, Layout, step_layers
 from alpage.cube.ledger import BlockId, read_costs
 from alpage.engine.budget import beside, cost_of
 from alpage.engine.demand import demand_of
-from alpage.engine.header import CogHeader
 from alpage.engine.inspect import SceneSource
+from alpage.engine.shared import Shared
 from alpage.engine.storage import ReadCounters
 from alpage.engine.work import Work
 from alpage.errors import LimitReached
-from alpage.product import Context
 from alpage.settings import Settings
 from alpage.study import Limits
 
@@ -87,16 +86,15 @@ class Bill:
 def draw_bill(
     work: Work,
     sources: Mapping[str, SceneSource],
-    context: Context,
+    shared: Shared,
     peak_bytes: int,
     found: zarr.Group | None,
     inspection: ReadCounters,
     prices: Settings,
-    dem: CogHeader | None,
 ) -> Bill:
     """Return the bill of all work that a plan expects."""
     blocks = work.expected()
-    demand = demand_of(work, blocks, sources, context, dem)
+    demand = demand_of(work, blocks, sources, shared)
     bill = Bill(
         blocks=blocks,
         scenes=len(demand.scenes),

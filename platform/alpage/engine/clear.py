@@ -20,7 +20,7 @@ def clear_block(layout: Layout, stage: Stage, block: BlockId, root: zarr.Group) 
     axis = layout.axes[calendar]
     start = (block.block - axis.first_block) * axis.window
     slots = slice(start, start + axis.window)
-    tile = block.tile[0] * layout.grid.tiles_yx[1] + block.tile[1]
+    tile = layout.grid.number(block.tile)
     match stage:
         case Observe():
             for table in stage.tables:

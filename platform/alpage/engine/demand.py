@@ -18,6 +18,7 @@ from alpage.engine.header import CogHeader, CogLevel
 from alpage.engine.inspect import QUALITY, SceneSource
 from alpage.engine.positions import Block, are_parallel, source_of
 from alpage.engine.rasters import ELEVATION_KERNEL
+from alpage.engine.shared import Shared
 from alpage.engine.storage import MERGE_GAP
 from alpage.engine.warp import Kernel, needed_window
 from alpage.engine.work import Work
@@ -66,26 +67,21 @@ def demand_of(
     work: Work,
     blocks: Mapping[str, Collection[BlockId]],
     sources: Mapping[str, SceneSource],
-    context: Context,
-    dem: CogHeader | None,
+    shared: Shared,
 ) -> Demand:
     """Return what blocks, by step, ask for at most."""
-    demand = Demand()
+    demand, grid, context = Demand(), work.layout.grid, shared.context
     for step, of_step in blocks.items():
         stage = work.stage(step)
         if isinstance(stage, Observe):
             _add_imagery(demand, work, stage, of_step, sources, context)
-        if dem is not None and of_step and not work.is_total(step):
+        if shared.dem is not None and of_step and not work.is_total(step):
             halo = stage.halo_px(context) if isinstance(stage, Observe) else 0
-            numbers = np.array([_number(work.layout.grid, block) for block in of_step])
+            numbers = np.array([grid.number(block.tile) for block in of_step])
             tiles, at = np.unique(numbers, return_inverse=True)
-            windows = windows_under(dem, ELEVATION_KERNEL, work.layout.grid, tiles, halo)
-            demand.add(dem.levels[0], windows[at])
+            windows = windows_under(shared.dem, ELEVATION_KERNEL, grid, tiles, halo)
+            demand.add(shared.dem.levels[0], windows[at])
     return demand
-
-
-def _number(grid: Grid, block: BlockId) -> int:
-    return block.tile[0] * grid.tiles_yx[1] + block.tile[1]
 
 
 def _add_imagery(
@@ -99,7 +95,7 @@ def _add_imagery(
     grid, halo = work.layout.grid, stage.halo_px(context)
     tiles_of: dict[str, list[int]] = defaultdict(list)
     for block in blocks:
-        number = _number(grid, block)
+        number = grid.number(block.tile)
         for _, scenes in work.index.scenes(block.tile, block.block):
             for scene in scenes:
                 tiles_of[scene.id].append(number)

@@ -198,9 +198,7 @@ def make_plan(
     )
     inspect_needed(plan)
     peak = peak_bytes(layout, batch, context, index.most_days, is_chaining=work.is_chaining)
-    plan.bill = draw_bill(
-        work, plan.sources, context, peak, found, plan.inspection, settings(), shared.dem
-    )
+    plan.bill = draw_bill(work, plan.sources, shared, peak, found, plan.inspection, settings())
     return plan
 
 

@@ -58,14 +58,13 @@ def write_partial(
 ) -> None:
     """Write one tile's table of a span, zero for the zones that do not touch it."""
     layout, array = job.layout, job.root[path]
-    row, column = job.tile
     start = span.start - layout.axes[span.calendar].span.start
     whole = np.zeros((len(span), *array.shape[2:]), dtype=np.int64)
     if by_zone:
         whole[:, job.zones.zones] = table
     else:
         whole[:] = table
-    array[row * layout.grid.tiles_yx[1] + column, start : start + len(span)] = whole
+    array[layout.grid.number(job.tile), start : start + len(span)] = whole
 
 
 class Statistics:

@@ -137,9 +137,10 @@ class Run:
                     return
                 except _Replan:
                     inspect_needed(self.plan)
-                    # Blocks that were done with what is left out now are to do again.
-                    left = sum(map(len, self.plan.work.expected().values()))
-                    self.budget.planned_blocks = self.report.n_blocks + left
+                    if self.budget.spent():
+                        # Blocks that were done with what is left out now are to do again.
+                        left = sum(map(len, self.plan.work.expected().values()))
+                        self.budget.planned_blocks = self.report.n_blocks + left
 
     @contextlib.contextmanager
     def _workers_told(self) -> Iterator[None]:

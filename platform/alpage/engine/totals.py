@@ -38,9 +38,8 @@ def add_up(stage: Gather | Summarise, job: Job) -> None:
     start = span.start - axis.span.start
     partial = root[partial_path(source, table)]
     total = np.zeros((len(span), *partial.shape[2:]), dtype=np.int64)
-    columns = layout.grid.tiles_yx[1]
-    for row, column in job.task.tiles:
-        total += np.asarray(partial[row * columns + column, start : start + len(span)])
+    for tile in job.task.tiles:
+        total += np.asarray(partial[layout.grid.number(tile), start : start + len(span)])
     job.clock.lap("read")
     if isinstance(stage, Gather):
         rows = np.asarray(stage.function(total, job.shared.context), dtype=np.float64)

@@ -101,18 +101,18 @@ def test_workers_come_while_blocks_wait_and_go_when_idle_but_never_from_their_bl
     crew.begin()
     assert len(processes.running) == 1
     with crew.following(client):
-        pace.blocks = 8
+        pace.tasks = 8
         _until(lambda: _at_work(client) == 3)
         long, short = client.submit(_rest, 6.0), client.map(_rest, [0.1, 0.2], pure=False)
-        pace.blocks = 3
+        pace.tasks = 3
         client.gather(short)
-        pace.blocks = 1
+        pace.tasks = 1
         _until(lambda: _at_work(client) == 1)
         assert not long.done()
         begun = [names for names in client.processing().values() if names]
         assert [list(names) for names in begun] == [[long.key]]
         assert long.result() == 6.0
-        pace.blocks = 0
+        pace.tasks = 0
         time.sleep(2.0)
         there = len(processes.running), len(workers_of(client))
         assert there == (1, 1), "it holds what nobody has fetched for good"
@@ -120,7 +120,7 @@ def test_workers_come_while_blocks_wait_and_go_when_idle_but_never_from_their_bl
         _until(lambda: _at_work(client) == 1)
         client.cancel([long, *short])
         _until(lambda: not processes.running)
-        pace.blocks = 2
+        pace.tasks = 2
         _until(lambda: _at_work(client) == 2)
 
 
@@ -134,7 +134,7 @@ def test_those_that_wait_are_told_and_go_first(
     with crew.following(client):
         _until(lambda: _at_work(client) == 2)
         _until(lambda: pace.waiting == "1 of 3 workers wait: quota team allows pods=2")
-        pace.blocks = 2
+        pace.tasks = 2
         _until(lambda: len(processes.running) == 2)
         assert None not in processes.running.values()
         _until(lambda: pace.waiting == "")

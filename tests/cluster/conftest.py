@@ -52,7 +52,7 @@ STUDY = {
 GROUPS = {"vegetation": ("day", "dekad", "year"), "patient": ("day", "year")}
 PATIENT = {"product": "patient:product"}
 # Of the tile that comes last.
-TAIL = {"long_row": 48, "long_column": 48}
+TAIL = {"long_row": 48, "long_column": 48, "longer": 10}
 FIGURES: dict[str, float] = {}
 INSTALL_S, RUN_S, GONE_S = 600, 900, 180
 CALLS = 5

@@ -1,6 +1,6 @@
 """A product whose blocks take their time and next to no processor, as those of a slow store do.
 
-The blocks of one tile take ten times as long as the others: every step ends with a tail.
+The blocks of one tile take several times as long as the others: every step ends with a tail.
 """
 
 import time
@@ -24,8 +24,10 @@ class Pauses(Parameters):
     year_s: float
     """Of a year of a tile."""
     long_row: int
-    """First row of the pixels of the tile that takes ten times as long, in the whole grid."""
+    """First row of the pixels of the tile that takes longer, in the whole grid."""
     long_column: int
+    longer: float
+    """How many times as long."""
     eats_mib: int = 0
     """Memory that the same tile takes, which no plan knows of."""
 
@@ -35,7 +37,7 @@ def observe(seen: Observation) -> dict[str, Any]:
     told = seen.context.parameters
     is_long = seen.origin_yx == (told.long_row, told.long_column)
     eaten = np.ones(told.eats_mib * 2**17 if is_long else 0)
-    time.sleep(len(seen.days) * told.day_s * (10 if is_long else 1))
+    time.sleep(len(seen.days) * told.day_s * (told.longer if is_long else 1))
     assert eaten.all()
     return {"red": seen.bands["red"].astype("int16")}
 

@@ -7,6 +7,7 @@ import pytest
 from distributed import Client
 
 import alpage
+from alpage.engine.report import Pace, Progress
 
 CUT = {"tile_px": 32, "window_days": 32}
 
@@ -47,6 +48,20 @@ def test_a_chain_makes_what_its_blocks_make_alone(
     assert tasks < chained_blocks / 2
     same_cube(cells(chained.cube), cells(alone.cube))
     assert alpage.run(chained).n_blocks == 0
+
+
+def test_a_chain_keeps_one_worker_busy_and_counts_for_the_step_that_runs(
+    study_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pace = Pace()
+    monkeypatch.setattr("alpage.verbs.Pace", lambda _: pace)
+    seen: list[tuple[Progress, int]] = []
+    study = study_of("lakes", grid=CUT)
+    report = alpage.run(study, on_progress=lambda told: seen.append((told, pace.tasks)))
+    assert list(dict.fromkeys(told.step for told, _ in seen)) == list(alpage.plan(study).work.steps)
+    assert all(told.blocks_left <= report.blocks[told.step] for told, _ in seen)
+    # Two workers have a chain of days and the year that reads them each.
+    assert any(tasks < told.blocks_left for told, tasks in seen)
 
 
 def test_what_is_kept_is_in_the_plan(

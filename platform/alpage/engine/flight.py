@@ -55,6 +55,11 @@ class Flight:
         return sum(task.id.step == step for chain, _ in flying for task in chain)
 
     @property
+    def chains(self) -> int:
+        """Number of chains under way."""
+        return len(self._flying)
+
+    @property
     def threads(self) -> int:
         """Number of threads of all workers; at least one."""
         if time.monotonic() - self._looked > LOOK_S:
@@ -65,7 +70,7 @@ class Flight:
     @property
     def room(self) -> int:
         """How many more chains keep every thread busy."""
-        return max(self.threads * (1 + self._ahead) + 1 - len(self._flying), 0)
+        return max(self.threads * (1 + self._ahead) + 1 - self.chains, 0)
 
     @property
     def _ahead(self) -> int:

@@ -55,8 +55,8 @@ class RunReport:
 class Pace:
     """What a run and whoever sizes its cluster tell each other, from two threads."""
 
-    blocks: int = 0
-    """Blocks of the present step that are not done."""
+    tasks: int = 0
+    """How many workers the present step keeps busy: a chain of blocks is one task."""
     waiting: str = ""
     """Which workers do not run, and for what they wait; empty where all run."""
 

@@ -76,7 +76,7 @@ class Run:
         self.settings = settings
         self.on_progress = on_progress
         self.pace = pace
-        self._threads = 0
+        self._threads = self._blocks_left = 0
         part = plan.work.part
         self.report = RunReport(
             store.url,
@@ -171,7 +171,8 @@ class Run:
                 chains.append(tuple(self._task(*link) for link in links))
                 affordable -= len(links)
             flight.submit(chains, self._fork)
-            self.pace.blocks, self._threads = len(flight) + len(pending), flight.threads
+            self.pace.tasks, self._threads = flight.chains + len(pending), flight.threads
+            self._blocks_left = flight.blocks(step) + len(pending)
 
         try:
             fill()
@@ -179,7 +180,7 @@ class Run:
                 again: list[Task] = []
                 for chain, outcome in flight.landed():
                     for done in outcome.done:
-                        self._accept(done)
+                        self._accept(step, done)
                         stop = stop or self.budget.passed()
                     rest = list(chain[len(outcome.done) :])
                     if outcome.failure is not None:
@@ -196,7 +197,7 @@ class Run:
                     if not is_stopping:
                         flight.withdraw()
                         is_stopping = True
-                    self.pace.blocks = len(flight)
+                    self.pace.tasks, self._blocks_left = flight.chains, flight.blocks(step)
                     continue
                 self.report.retries += len(again)
                 # What reads of others is tried again when they are committed, in its own step.
@@ -293,7 +294,7 @@ class Run:
             tiles=tiles,
         )
 
-    def _accept(self, done: Done) -> None:
+    def _accept(self, step: str, done: Done) -> None:
         self._batch.append(done)
         cost = done.record.cost
         report = self.report
@@ -309,14 +310,14 @@ class Run:
         full = len(self._batch) >= self.settings.commit_blocks
         late = time.monotonic() - self._last_commit > self.settings.commit_seconds
         if full or late:
-            self._commit(done.record.id.step)
+            self._commit(step)
         self.on_progress(
             Progress(
-                done.record.id.step,
+                step,
                 self._done_units,
                 max(self._total_units, self._done_units),
                 time.monotonic() - self._began,
-                self.pace.blocks,
+                self._blocks_left,
                 self._threads,
                 self.pace.waiting,
             )

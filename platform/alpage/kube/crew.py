@@ -65,7 +65,7 @@ class Crew:
     @property
     def wanted(self) -> int:
         """How many workers the blocks that are left keep busy, within the study's bounds."""
-        return min(max(self._pace.blocks, self._least), self._most)
+        return min(max(self._pace.tasks, self._least), self._most)
 
     def __len__(self) -> int:
         return len(self._members)

@@ -327,13 +327,21 @@ def goals_of(results: dict[str, dict[str, float]]) -> Table:
         row(key, "0.7 to 1 of the planned memory", ratio, 0.7 <= ratio <= 1)
         if "alpage_alone_s" in found:
             ratio = found["alpage_alone_s"] / ours
+            # The rest is planning, which has one core, and the coordinator's share of both.
+            blocks = (found["alpage_alone_s"] - found["alpage_alone_plan_s"]) / (
+                ours - found["alpage_plan_s"]
+            )
             gain = found["floor_alone_s"] / found["floor_s"]
-            goal = f"two workers 1.8 times as fast as one (decoding alone: {gain:.2f})"
+            goal = "two workers 1.8 times as fast as one "
+            goal += f"(at the blocks: {blocks:.2f}; the floor: {gain:.2f})"
             row(key, goal, ratio, ratio >= 1.8)
     for name in {key.removesuffix("s3") for key in results if key.endswith("s3")}:
         if f"{name}disk" in results:
-            ratio = results[f"{name}s3"]["alpage_s"] / results[f"{name}disk"]["alpage_s"]
-            row(f"{name}s3", "at most 1.3 times the time on disk", ratio, ratio <= 1.3)
+            s3, disk = results[f"{name}s3"], results[f"{name}disk"]
+            ratio, cpu = (s3[f"alpage_{unit}"] / disk[f"alpage_{unit}"] for unit in ("s", "cpu_s"))
+            # The server has its share of the same cores.
+            goal = f"at most 1.3 times the time on disk (our own CPU seconds: {cpu:.2f})"
+            row(f"{name}s3", goal, ratio, ratio <= 1.3)
     return table
 
 

@@ -7,6 +7,7 @@ import pytest
 from distributed import Client
 
 import alpage
+from alpage.engine.memory import USABLE
 from alpage.engine.report import Pace, Progress
 
 CUT = {"tile_px": 32, "window_days": 32}
@@ -68,8 +69,14 @@ def test_what_is_kept_is_in_the_plan(
     study_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where memory has room for it, and only there."""
-    study = study_of("vegetation", grid={"tile_px": 1024, "window_days": 64})
+    study = study_of("lakes", grid={"tile_px": 64, "window_days": 192})
     keeping = alpage.plan(study).bill.peak_bytes
-    monkeypatch.setattr("alpage.engine.plan.may_chain", lambda *_: False)
-    alone = alpage.plan(study).bill.peak_bytes
+    with monkeypatch.context() as patch:
+        patch.setattr("alpage.engine.plan.may_chain", lambda *_: False)
+        alone = alpage.plan(study).bill.peak_bytes
     assert alone < keeping
+    for usable, expected in ((keeping + 1, keeping), (keeping - 1, alone)):
+        memory_gib = usable / USABLE / 2**30
+        cluster = study.cluster.model_copy(update={"memory_gib": memory_gib})
+        tight = study.model_copy(update={"cluster": cluster})
+        assert alpage.plan(tight).bill.peak_bytes == expected

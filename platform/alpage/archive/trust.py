@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from alpage.errors import UntrustedHref
 
@@ -51,6 +51,8 @@ class TrustPolicy(BaseModel):
     folders: tuple[Path, ...] = Field(
         default=(), description="Local folders allowed besides the archive's own."
     )
+    # Asked for each href of an archive, and each time a walk of the file system.
+    _homes: dict[str, Path | None] = PrivateAttr(default_factory=dict)
 
     def check(self, href: str, base: str) -> str:
         """Return the href in the form to open: a URL, or the real path of a local file.
@@ -137,7 +139,9 @@ class TrustPolicy(BaseModel):
         if _EXPANSION.search(path):
             _refuse(path, "'~' and variables are not expanded")
         roots = [folder.resolve() for folder in self.folders]
-        home = archive_folder(base)
+        if base not in self._homes:
+            self._homes[base] = archive_folder(base)
+        home = self._homes[base]
         if home is not None:
             roots.append(home)
         joined = Path(path) if home is None else home / path

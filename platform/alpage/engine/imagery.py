@@ -1,8 +1,10 @@
 """Scenes of some days over one tile, as the arrays that an observing stage sees."""
 
 import functools
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,8 @@ Day = tuple[np.datetime64, tuple[SceneSource, ...]]
 Radiometry = tuple[float, float]
 """Gain and offset."""
 FILL = np.uint8(Quality.FILL)
+BATCHES_AHEAD = 2
+"""Batches of days on their way while one is laid: stores that answer late are asked early."""
 
 
 @functools.cache
@@ -54,7 +58,7 @@ def read_batches(
     geobox: GeoBox,
     counters: ReadCounters,
 ) -> Iterator[Imagery]:
-    """Yield the imagery of batches of days on a geobox; the next one is fetched meanwhile.
+    """Yield the imagery of batches of days on a geobox; the next ones are fetched meanwhile.
 
     The scenes of a day are laid in their order: a pixel is taken, in all bands
     at once, from the first scene in which no band is empty and quality is not
@@ -68,16 +72,17 @@ def read_batches(
     if not batches:
         return
     mosaic = _Mosaic(bands, geobox, max(map(len, batches)), counters)
-    flying = mosaic.fetch([scenes[0] for _, scenes in batches[0]])
-    arrived = flying
+    waiting = iter(batches)
+    flying: deque[_Fetch] = deque()
     try:
-        for number, batch in enumerate(batches):
-            arrived = flying
-            if number + 1 < len(batches):
-                flying = mosaic.fetch([scenes[0] for _, scenes in batches[number + 1]])
-            yield mosaic.lay(batch, arrived)
+        for batch in batches:
+            for later in islice(waiting, 1 + BATCHES_AHEAD - len(flying)):
+                flying.append(mosaic.fetch([scenes[0] for _, scenes in later]))
+            imagery = mosaic.lay(batch, flying[0])
+            flying.popleft()
+            yield imagery
     finally:
-        for fetch in (arrived, flying):
+        for fetch in flying:
             fetch.reads.close()
 
 

@@ -17,6 +17,7 @@ class Pending:
         groups = work.groups(step)
         self._work = work
         self._groups = deque(groups)
+        self._n_groups = len(groups)
         self._left = sum(len(group.blocks) for group in groups)
 
     def __len__(self) -> int:
@@ -25,10 +26,10 @@ class Pending:
     def take(self, *, threads: int, affordable: float) -> Links:
         """Return the next blocks to do by one worker: not more than there is money for.
 
-        The last of a step are given out one by one, so that all threads end at about the same
-        time.
+        What is left when every thread has had as many chains as the others is given out block by
+        block, so that all end at about the same time.
         """
-        is_tail = len(self._groups) <= threads
+        is_tail = len(self._groups) <= self._n_groups % threads
         group = self._groups.popleft()
         if group.last is not None and not is_tail and len(group.blocks) + 1 <= affordable:
             links = tuple((block, self._work.wanted(block)) for block in group.blocks)

@@ -131,37 +131,35 @@ def _scaled(reflectance: float) -> float:
     return round(reflectance * 1e4, 6)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _snow_flags(
     green: Any, red: Any, swir: Any, quality: Any, linear: Any, coarse: Any, limits: Any
 ) -> Any:
     n1, r1, n2, r2, dark_cloud, back_to_cloud = limits
-    flags = np.zeros(green.shape, np.uint8)
+    flags = np.empty(green.shape, np.uint8)
     for t in range(green.shape[0]):
         for y in range(green.shape[1]):
+            # Without branches, which the compiler turns into vectors.
             for x in range(green.shape[2]):
                 g_dn, r_dn, s_dn = green[t, y, x], red[t, y, x], swir[t, y, x]
                 bits = quality[t, y, x]
-                if bits & _FILL != 0 or g_dn == 0 or r_dn == 0 or s_dn == 0:
-                    continue
                 g = g_dn * linear[0, 0, t] + linear[1, 0, t]
                 r = r_dn * linear[0, 1, t] + linear[1, 1, t]
                 s = s_dn * linear[0, 2, t] + linear[1, 2, t]
-                ndsi = (g - s) / (g + s) if g + s > 0.0 else -np.inf
-                found = _OBSERVED
-                any_cloud = bits & _ANY_CLOUD != 0
-                refined = any_cloud and (bits & _SURE_CLOUD != 0 or coarse[t, y, x] > dark_cloud)
-                if any_cloud:
-                    found |= _ALL_CLOUD
-                    if r > back_to_cloud:
-                        found |= _BACK
-                elif ndsi > n1 and r > r1:
-                    found |= _PASS1
-                if refined:
-                    found |= _REFINED
-                elif ndsi > n2 and r > r2:
-                    found |= _PASS2
-                flags[t, y, x] = found
+                ndsi = (g - s) / (g + s)
+                has_ndsi = g + s > 0.0
+                cloud = (bits & _ANY_CLOUD) != 0
+                refined = cloud & (((bits & _SURE_CLOUD) != 0) | (coarse[t, y, x] > dark_cloud))
+                found = (
+                    _OBSERVED
+                    | cloud * _ALL_CLOUD
+                    | (cloud & (r > back_to_cloud)) * _BACK
+                    | (has_ndsi & (not cloud) & (ndsi > n1) & (r > r1)) * _PASS1
+                    | refined * _REFINED
+                    | (has_ndsi & (not refined) & (ndsi > n2) & (r > r2)) * _PASS2
+                )
+                seen = ((bits & _FILL) == 0) & (g_dn != 0) & (r_dn != 0) & (s_dn != 0)
+                flags[t, y, x] = found * seen
     return flags
 
 
@@ -241,55 +239,73 @@ def coarse_red(
     >>> coarse_red(dn, np.ones(1), np.zeros(1), factor=2, origin_yx=(0, 0))
     array([[[10., 10., 10., 10., nan, nan]]], dtype=float32)
     """
-    rows = _cell_weights(red_dn.shape[1], origin_yx[0], factor)
-    columns = _cell_weights(red_dn.shape[2], origin_yx[1], factor)
     linear = np.stack([gain, offset]).astype(np.float64)
-    return np.asarray(_coarse_red(red_dn, linear, rows, columns))
-
-
-def _cell_weights(size: int, origin: int, factor: int) -> NDArray[np.int64]:
-    """Own cell, its weight, neighbour cell, its weight of each pixel: shape (4, size).
-
-    Distances in half pixels are integers, so sums of weights are exact in any order. Only
-    the nearer neighbour is within reach, and both weights add up to ``2 * factor``.
-    """
-    pixel = np.arange(origin, origin + size, dtype=np.int64)
-    cell = pixel // factor
-    distance = 2 * pixel + 1 - (2 * cell + 1) * factor
-    own = cell - origin // factor + 1  # one unused cell on either side
-    return np.stack([own, 2 * factor - np.abs(distance), own + np.sign(distance), abs(distance)])
+    if factor == 1:
+        return np.asarray(_red(red_dn, linear))
+    return np.asarray(_coarse_red(red_dn, linear, factor, *origin_yx))
 
 
 @njit(cache=True, nogil=True)
-def _coarse_red(dn: Any, linear: Any, rows: Any, columns: Any) -> Any:
-    n_rows, n_columns = rows[0].max() + 2, columns[0].max() + 2
+def _red(dn: Any, linear: Any) -> Any:
+    """Where each pixel is a cell, of which no other is in reach."""
     out = np.empty(dn.shape, np.float32)
-    # [0]: weighted digital numbers, [1]: weights of the pixels that have data.
-    line = np.empty((2, n_columns), np.int64)
-    cells = np.empty((2, n_rows, n_columns), np.int64)
-    mean = np.empty((n_rows, n_columns), np.float32)
     for t in range(dn.shape[0]):
-        cells[:] = 0
-        for y in range(dn.shape[1]):
-            line[:] = 0
-            for x in range(dn.shape[2]):
-                value = np.int64(dn[t, y, x])
-                if value != 0:
-                    line[0, columns[0, x]] += columns[1, x] * value
-                    line[1, columns[0, x]] += columns[1, x]
-                    line[0, columns[2, x]] += columns[3, x] * value
-                    line[1, columns[2, x]] += columns[3, x]
-            for k in range(2):
-                for c in range(n_columns):
-                    cells[k, rows[0, y], c] += rows[1, y] * line[k, c]
-                    cells[k, rows[2, y], c] += rows[3, y] * line[k, c]
-        for r in range(n_rows):
-            for c in range(n_columns):
-                mean[r, c] = np.nan
-                if cells[1, r, c] > 0:
-                    average = cells[0, r, c] / cells[1, r, c]
-                    mean[r, c] = average * linear[0, t] + linear[1, t]
         for y in range(dn.shape[1]):
             for x in range(dn.shape[2]):
-                out[t, y, x] = mean[rows[0, y], columns[0, x]]
+                value = dn[t, y, x] * linear[0, t] + linear[1, t]
+                out[t, y, x] = value if dn[t, y, x] != 0 else np.nan
     return out
+
+
+@njit(cache=True, nogil=True)
+def _coarse_red(dn: Any, linear: Any, factor: int, row_0: int, column_0: int) -> Any:
+    """Distances in half pixels are integers, so sums of weights are exact in any order."""
+    n_dates, height, width = dn.shape
+    out = np.empty(dn.shape, np.float32)
+    # Of the pixel rows in reach: weighted digital numbers, and the weights of those with data.
+    sums, weights = np.empty(width, np.int64), np.empty(width, np.int64)
+    for t in range(n_dates):
+        for row in range(row_0 // factor, (row_0 + height - 1) // factor + 1):
+            sums[:] = 0
+            weights[:] = 0
+            # Along rows of pixels, which the compiler turns into vectors.
+            for y in range(*_reach(row, factor, row_0, height)):
+                weight = _cell_weight(row, factor, row_0 + y)
+                for x in range(width):
+                    value = np.int64(dn[t, y, x])
+                    sums[x] += weight * value
+                    weights[x] += weight * (value != 0)
+            top, bottom = _own(row, factor, row_0, height)
+            for column in range(column_0 // factor, (column_0 + width - 1) // factor + 1):
+                total = weighed = 0
+                for x in range(*_reach(column, factor, column_0, width)):
+                    weight = _cell_weight(column, factor, column_0 + x)
+                    total += weight * sums[x]
+                    weighed += weight * weights[x]
+                mean = np.nan
+                if weighed > 0:
+                    mean = total / weighed * linear[0, t] + linear[1, t]
+                left, right = _own(column, factor, column_0, width)
+                for y in range(top, bottom):
+                    for x in range(left, right):
+                        out[t, y, x] = mean
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _cell_weight(cell: int, factor: int, pixel: int) -> Any:
+    """The weight of a pixel in a cell, twice over: 2 * `factor` at its centre."""
+    return 2 * factor - abs(2 * pixel + 1 - (2 * cell + 1) * factor)
+
+
+@njit(cache=True, nogil=True)
+def _reach(cell: int, factor: int, origin: int, size: int) -> Any:
+    """First of an array's pixels, and first after, that have a weight in a cell."""
+    first, stop = ((2 * cell - 1) * factor + 1) // 2, (2 * cell + 3) * factor // 2
+    return max(first - origin, 0), min(stop - origin, size)
+
+
+@njit(cache=True, nogil=True)
+def _own(cell: int, factor: int, origin: int, size: int) -> Any:
+    """First of an array's pixels, and first after, that lie in a cell."""
+    return max(cell * factor - origin, 0), min((cell + 1) * factor - origin, size)

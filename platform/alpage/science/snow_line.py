@@ -61,27 +61,32 @@ def elevation_histogram(
         raise ValueError(f"expected z_min < z_max for {n_bins} bins, got {z_min} and {z_max}")
     if n_bins == 0:
         return np.zeros((flags.shape[0], 0, 3), np.int64)
-    finite = np.isfinite(dem)
-    position = (np.where(finite, dem, z_min).astype(np.float64) - z_min) * n_bins / (z_max - z_min)
-    bins = np.where(finite, np.clip(np.floor(position), 0, n_bins - 1), -1).astype(np.int32)
-    return np.asarray(_elevation_histogram(flags, bins, n_bins))
+    return np.asarray(_elevation_histogram(flags, dem, float(z_min), float(z_max), n_bins))
 
 
 @njit(cache=True, nogil=True)
-def _elevation_histogram(flags: Any, bins: Any, n_bins: int) -> Any:
-    counts = np.zeros((flags.shape[0], n_bins, 3), np.int64)
-    for t in range(flags.shape[0]):
-        for y in range(flags.shape[1]):
-            for x in range(flags.shape[2]):
-                k = bins[y, x]
-                if k < 0:
-                    continue
+def _elevation_histogram(flags: Any, dem: Any, z_min: float, z_max: float, n_bins: int) -> Any:
+    n_dates, height, width = flags.shape
+    bins = np.empty((height, width), np.int32)
+    for y in range(height):
+        for x in range(width):
+            bin_of = np.floor((np.float64(dem[y, x]) - z_min) * n_bins / (z_max - z_min))
+            # Pixels without elevation are counted beside the last bin.
+            bins[y, x] = min(max(bin_of, 0.0), n_bins - 1.0) if np.isfinite(dem[y, x]) else n_bins
+    counts = np.empty((n_dates, n_bins, 3), np.int64)
+    kinds = np.empty((n_bins + 1, 4), np.int64)
+    for t in range(n_dates):
+        kinds[:] = 0
+        for y in range(height):
+            for x in range(width):
                 found = flags[t, y, x]
-                counts[t, k, 0] += 1
-                if found & _OBSERVED != 0 and found & _ALL_CLOUD == 0:
-                    counts[t, k, 1] += 1
-                if found & _PASS1 != 0:
-                    counts[t, k, 2] += 1
+                is_clear = (found & (_OBSERVED | _ALL_CLOUD)) == _OBSERVED
+                is_snow = (found & _PASS1) != 0
+                # One count a pixel, and no branch that a processor could guess wrongly.
+                kinds[bins[y, x], is_clear + 2 * is_snow] += 1
+        counts[t, :, 0] = kinds[:n_bins].sum(axis=1)
+        counts[t, :, 1] = kinds[:n_bins, 1] + kinds[:n_bins, 3]
+        counts[t, :, 2] = kinds[:n_bins, 2] + kinds[:n_bins, 3]
     return counts
 
 

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import shapely
+from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
@@ -53,6 +55,33 @@ def test_a_point_finds_its_tile(grid: Grid, across: float, down: float) -> None:
     around = Point(to_degrees.transform(x, y)).buffer(1e-9)
     expected = (int(down * height) // grid.tile_px, int(across * width) // grid.tile_px)
     assert expected in grid.tiles_touching(around)
+
+
+@pytest.mark.parametrize(
+    ("crs", "resolution", "x0", "y0"),
+    [
+        ("EPSG:32631", 10.0, 500_000.0, 5_000_000.0),
+        # Svalbard, where a degree of longitude is a fifth of one of latitude.
+        ("EPSG:32633", 10.0, 500_000.0, 8_700_000.0),
+        ("EPSG:4326", 1e-4, 6.0, 45.0),
+    ],
+)
+@pytest.mark.parametrize(
+    "beside_px",
+    [(133, 74, 143, 118), (49, 74, 59, 118), (74, 49, 118, 59), (74, 133, 118, 143)],
+    ids=["right", "left", "above", "below"],
+)
+def test_what_lies_five_pixels_beside_a_tile_touches_a_halo_of_more(
+    crs: str, resolution: float, x0: float, y0: float, beside_px: tuple[int, int, int, int]
+) -> None:
+    transform = Affine(resolution, 0, x0, 0, -resolution, y0)
+    grid = Grid(GeoBox((192, 192), transform, crs), 64)
+    on_grid = shapely.transform(box(*beside_px), lambda xy: np.array([transform @ p for p in xy]))
+    to_degrees = Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
+    beside = shapely.transform(on_grid, to_degrees.transform, interleaved=False)
+    assert (1, 1) not in grid.tiles_touching(beside)
+    assert (1, 1) not in grid.tiles_touching(beside, halo_px=4)
+    assert (1, 1) in grid.tiles_touching(beside, halo_px=6)
 
 
 def test_coordinates_are_pixel_centres() -> None:

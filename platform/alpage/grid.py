@@ -96,30 +96,35 @@ class Grid:
         x0, y0 = columns.start - halo_px, rows.start - halo_px
         return Affine(a, b, a * x0 + b * y0 + c, d, e, d * x0 + e * y0 + f)
 
-    def outlines(self, tiles: Sequence[Tile]) -> NDArray[Any]:
+    def outlines(self, tiles: Sequence[Tile], *, halo_px: int = 0) -> NDArray[Any]:
         """Return the outlines of tiles as polygons in the grid's CRS, in their order."""
         rows, columns = np.array(tiles, dtype=np.int64).reshape(-1, 2).T
         (height, width), size = self.shape_yx, self.tile_px
         a, _, c, _, e, f = tuple(self.transform)[:6]
-        left, right = columns * size, np.minimum((columns + 1) * size, width)
-        top, bottom = rows * size, np.minimum((rows + 1) * size, height)
+        left, right = columns * size - halo_px, np.minimum((columns + 1) * size, width) + halo_px
+        top, bottom = rows * size - halo_px, np.minimum((rows + 1) * size, height) + halo_px
         return np.asarray(shapely.box(c + a * left, f + e * bottom, c + a * right, f + e * top))
 
-    def tiles_touching(self, geometry_4326: BaseGeometry) -> set[Tile]:
-        """Return the tiles that a geometry in EPSG:4326 touches."""
+    def tiles_touching(self, geometry_4326: BaseGeometry, *, halo_px: int = 0) -> set[Tile]:
+        """Return the tiles that a geometry in EPSG:4326 touches, or touches the halo of."""
         geometry = self.project(geometry_4326)
         rows, columns = self.tiles_yx
         inverse = ~self.transform
         x0, y0, x1, y1 = geometry.bounds
         (c0, r0), (c1, r1) = inverse @ (x0, y1), inverse @ (x1, y0)
-        row_range = range(max(int(r0 // self.tile_px), 0), min(int(r1 // self.tile_px) + 1, rows))
-        column_range = range(
-            max(int(c0 // self.tile_px), 0), min(int(c1 // self.tile_px) + 1, columns)
-        )
-        tiles = [(row, column) for row in row_range for column in column_range]
+        tiles = [
+            (row, column)
+            for row in self._numbers(r0 - halo_px, r1 + halo_px, rows)
+            for column in self._numbers(c0 - halo_px, c1 + halo_px, columns)
+        ]
         shapely.prepare(geometry)
-        touched = shapely.intersects(geometry, self.outlines(tiles))
+        touched = shapely.intersects(geometry, self.outlines(tiles, halo_px=halo_px))
         return set(compress(tiles, touched))
+
+    def _numbers(self, first_px: float, last_px: float, n_tiles: int) -> range:
+        """Rows or columns of tiles between two pixels, of the `n_tiles` there are."""
+        first, last = int(first_px // self.tile_px), int(last_px // self.tile_px)
+        return range(max(first, 0), min(last + 1, n_tiles))
 
     def project(self, geometry_4326: BaseGeometry) -> BaseGeometry:
         """Return a geometry of EPSG:4326 in the grid's CRS."""

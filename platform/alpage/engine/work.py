@@ -29,6 +29,9 @@ from alpage.timeaxis import ONE_DAY, Calendar, slot_of
 ScenesOfDays = tuple[tuple[int, tuple[Scene, ...]], ...]
 """Day slots, each with its scenes in the order in which they are laid."""
 
+FOOTPRINT_SLACK_PX = 2
+"""What a footprint may lack of the pixels of its scene: catalogues round it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -52,13 +55,13 @@ class SceneIndex:
         self.day_counts: dict[int, int] = defaultdict(int)
         self._epsg = layout.grid.geobox.crs.epsg
         span = self.axis.span
-        # In degrees of latitude, and enough for longitude at 60 degrees north.
-        halo_degrees = 2 * (halo_px + 1) * abs(layout.grid.transform.a) / 111_000
         for scene in scenes:
             day = int(slot_of(Calendar.DAY, scene.solar_day))
             if not span.start <= day < span.stop:
                 continue
-            tiles = layout.grid.tiles_touching(scene.footprint.buffer(halo_degrees))
+            tiles = layout.grid.tiles_touching(
+                scene.footprint, halo_px=halo_px + FOOTPRINT_SLACK_PX
+            )
             for tile in tiles:
                 self._by_place[tile, day // self.axis.window].append(scene)
                 days[tile].add(day)

@@ -349,9 +349,9 @@ def _is_done(made: Plan, resumed: str | None, scenes_digest: str) -> bool:
         resumed is None
         and made.before is not None
         and made.bill.n_blocks == 0
-        and not made.zones_changed
-        and dict(made.before.axes) == dict(made.layout.axes)
-        and made.recorded_digest == scenes_digest
+        and not made.before.zones_changed
+        and dict(made.before.layout.axes) == dict(made.layout.axes)
+        and made.before.scenes_digest == scenes_digest
     )
 
 

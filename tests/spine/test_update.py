@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import shapely
 
 import alpage
@@ -374,6 +375,30 @@ def test_a_run_looks_at_no_scene_that_its_plan_has_seen(study_of: StudyOf) -> No
     assert [plan.inspection.requests for plan in anew] == [0]
     assert reports == [report]
     assert report.n_blocks == planned.bill.n_blocks > 0
+
+
+def test_elevation_is_read_again_where_its_file_has_changed(
+    own_valley: Valley, study_of: StudyOf
+) -> None:
+    study = study_of("snow", of=own_valley, grid=GRIDS["snow"])
+    first = alpage.run(study)
+    assert first.n_blocks > 0
+    known = alpage.plan(study)
+    # Its header.
+    assert (known.inspection.requests, known.bill.n_blocks) == (1, 0)
+
+    copy = own_valley.dem.with_name("copy.tif")
+    shutil.copy2(own_valley.dem, copy)
+    copy.replace(own_valley.dem)
+    copied = alpage.plan(study)
+    assert copied.inspection.requests > 2 * len(list(copied.layout.grid.tiles))
+    assert copied.bill.n_blocks == 0
+    assert copied.shared.context == known.shared.context
+
+    with rasterio.open(own_valley.dem, "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
+        file.write(file.read() + 1)
+    with pytest.raises(CubeError, match="was made with dem"):
+        alpage.run(study)
 
 
 def test_a_run_that_passes_a_limit_keeps_what_is_done(

@@ -28,7 +28,7 @@ class Bill:
     skipped: int = 0
     scenes: int = 0
     requests: int = 0
-    """Tiles of imagery and elevation that will be asked for, and the headers read for the plan."""
+    """Tiles of imagery and elevation that will be asked for, and what was for the plan."""
     read_bytes: int = 0
     read_px: int = 0
     useful_px: int = 0

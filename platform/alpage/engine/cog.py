@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from rasterio.session import DummySession
 from rasterio.windows import Window as GdalWindow
 
+from alpage.cube.place import is_local
 from alpage.engine.header import BadCog, CogHeader, CogLevel
-from alpage.engine.storage import ReadCounters, announce, fetch_ranges, gdal_path, is_local
+from alpage.engine.storage import ReadCounters, announce, fetch_ranges, gdal_path
 from alpage.engine.tiff import read_header
 from alpage.errors import StorageError
 from alpage.redaction import safe_name

@@ -4,7 +4,6 @@ What is found here does not depend on how the cube is cut: a scene is usable
 whole or it is quarantined by name.
 """
 
-import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,10 +16,9 @@ from shapely.geometry.base import BaseGeometry
 from alpage.archive.radiometry import judge
 from alpage.archive.scene import Scene
 from alpage.archive.sensors import SENSORS
-from alpage.cube.place import is_local
 from alpage.engine.cog import Window, read_window
 from alpage.engine.header import BadCog, CogHeader
-from alpage.engine.storage import ReadCounters
+from alpage.engine.storage import ReadCounters, readers_for
 from alpage.engine.tiff import read_header
 from alpage.errors import SceneError, UntrustedHref
 from alpage.grid import project
@@ -29,7 +27,6 @@ from alpage.product import Band
 QUALITY = "quality"
 # Enough pixels for a percentile of a scene, few enough to be one or two requests.
 LOOK_PX = 400
-CONCURRENT = 16
 
 
 @dataclass(frozen=True)
@@ -77,10 +74,8 @@ def inspect_scenes(
             return scene.id, error.reason, own
 
     scenes = list(scenes)
-    # Files of this machine are not waited for: more threads than cores would only disturb it.
-    is_here = all(is_local(asset.href) for scene in scenes for asset in scene.assets.values())
-    threads = os.cpu_count() if is_here else CONCURRENT
-    with ThreadPoolExecutor(threads) as pool:
+    hrefs = (asset.href for scene in scenes for asset in scene.assets.values())
+    with ThreadPoolExecutor(readers_for(hrefs)) as pool:
         for scene_id, found, own in pool.map(look, scenes):
             counters.add(own)
             if isinstance(found, str):

@@ -6,7 +6,8 @@ import icechunk
 import zarr
 
 from alpage.cube.layout import Layout, create, grow, replace_zones
-from alpage.engine.plan import IDENTITY_KEYS, Plan
+from alpage.engine.identity import IDENTITY_KEYS
+from alpage.engine.plan import Plan
 from alpage.errors import CubeBusy
 
 
@@ -20,7 +21,7 @@ def lay_out(plan: Plan, session: icechunk.Session) -> None:
     keys = (*IDENTITY_KEYS, "zones", "axes")
     if found is not None and all(found.get(key) == wanted[key] for key in keys):
         return
-    if (found and found["axes"]) != (before and _axes(before)):
+    if (found and found["axes"]) != (before and _axes(before.layout)):
         raise CubeBusy(
             f"cube: another part of this run laid out {plan.study.cube} meanwhile, from other "
             "scenes than this one found; run this part again"
@@ -28,9 +29,9 @@ def lay_out(plan: Plan, session: icechunk.Session) -> None:
     if before is None:
         create(session, plan.layout, plan.identity)
         return
-    if any(plan.layout.axes[calendar] != axis for calendar, axis in before.axes.items()):
-        grow(session, before, plan.layout, plan.identity)
-    if plan.zones_changed:
+    if any(plan.layout.axes[calendar] != axis for calendar, axis in before.layout.axes.items()):
+        grow(session, before.layout, plan.layout, plan.identity)
+    if before.zones_changed:
         replace_zones(session, plan.layout, plan.identity, plan.work.ledger.fingerprints)
 
 

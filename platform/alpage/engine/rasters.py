@@ -29,10 +29,10 @@ def inside(geometry: BaseGeometry, geobox: GeoBox) -> NDArray[np.bool_]:
     return np.asarray(burnt != 0)
 
 
-def elevation_header(href: str) -> CogHeader:
+def elevation_header(href: str, counters: ReadCounters) -> CogHeader:
     """Return the header of an elevation raster. Raises StudyError where it cannot be read."""
     try:
-        return read_header(href)
+        return read_header(href, counters)
     except BadCog as error:
         raise StudyError(f"dem: {error}") from error
 

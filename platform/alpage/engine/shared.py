@@ -70,7 +70,7 @@ def unpack(name: str) -> Shared:
         context.zones,
         text["table_shapes"],
     )
+    # Not prepared: the threads of a worker share it, and GEOS forbids that (libgeos/geos#825).
     area = shapely.from_wkb(text["area"])
-    shapely.prepare(area)
     parameters = study.load_parameters(product)
     return Shared(product, parameters, layout, context, text["dem"], text["batch_days"], area)

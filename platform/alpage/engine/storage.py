@@ -8,7 +8,7 @@ import contextlib
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import HTTPStore, LocalStore, ObjectStore
 
+from alpage.cube.place import is_local
 from alpage.engine.hrefs import Place, place_of
 from alpage.errors import StorageError
 from alpage.objectstore import (
@@ -40,6 +41,8 @@ MERGE_GAP = 256 * 1024
 """Bytes read for nothing rather than asking twice: about one round trip's worth."""
 REQUEST_BYTES = 8 * 2**20
 """A merged request grows no further: two at once are then faster than a larger one."""
+CONCURRENT = 16
+"""Requests that fly at once where each is waited for."""
 
 
 @dataclass
@@ -74,11 +77,6 @@ def forget() -> None:
     _store.cache_clear()
 
 
-def is_local(href: str) -> bool:
-    """Return whether a trusted href is a file of this machine."""
-    return _place(href).scheme == "file"
-
-
 def locate(href: str) -> tuple[ObjectStore, str]:
     """Return the store that holds the href and the object's path in it.
 
@@ -103,6 +101,34 @@ def gdal_path(href: str) -> tuple[str, dict[str, str]]:
     if place.scheme == "s3":
         return f"/vsis3/{place.root}/{place.path}", options
     return f"/vsicurl/{place.scheme}://{place.root}/{quote(place.path)}", options
+
+
+def version_of(href: str, counters: ReadCounters) -> str | None:
+    """Return what changes when an object is written anew; None where its store does not tell.
+
+    Raises `FileNotFoundError` when it does not exist, `StorageError` when it cannot be read.
+    """
+    place = _place(href)
+    if place.scheme == "file":
+        with _local(place, href) as file:
+            told = os.fstat(file)
+        return f"{told.st_ino}-{told.st_ctime_ns}-{told.st_size}"
+    store, path = locate(href)
+
+    def ask() -> str | None:
+        # Not HEAD, which some servers do not answer.
+        answer = obstore.get(store, path, options={"range": (0, 1)})
+        answer.bytes()
+        return answer.meta["e_tag"]
+
+    counters.requests += 1
+    return _asked(href, ask, counters)
+
+
+def readers_for(hrefs: Iterable[str]) -> int:
+    """Return how many threads to read from some files with, where each waits for its answer."""
+    # Files of this machine are not waited for: more threads than cores would only disturb it.
+    return (os.cpu_count() or 1) if all(map(is_local, hrefs)) else CONCURRENT
 
 
 def fetch_head(href: str, length: int, counters: ReadCounters) -> tuple[memoryview, int]:
@@ -153,14 +179,14 @@ def fetch_ranges(
         store, path = locate(href)
         starts, ends = [a for a, _ in merged], [b for _, b in merged]
 
-        def ask() -> tuple[list[memoryview], int]:
+        def ask() -> list[memoryview]:
             answer = obstore.get_ranges(store, path, starts=starts, ends=ends, coalesce=0)
             parts = [memoryview(one) for one in answer]
             if any(len(one) != b - a for one, (a, b) in zip(parts, merged, strict=True)):
                 raise _ShortAnswerError
-            return parts, 0
+            return parts
 
-        found, _ = _asked(href, ask, counters)
+        found = _asked(href, ask, counters)
     else:
         found = []
     _count(counters, found, started)
@@ -202,9 +228,7 @@ class _ShortAnswerError(Exception):
     """A store sent fewer bytes than it was asked for."""
 
 
-def _asked(
-    href: str, ask: Callable[[], tuple[list[memoryview], int]], counters: ReadCounters
-) -> tuple[list[memoryview], int]:
+def _asked[Answer](href: str, ask: Callable[[], Answer], counters: ReadCounters) -> Answer:
     """Return the answer, asking again where what failed may pass.
 
     obstore's own retries are off: they cannot be counted, a body is resumed only where the server

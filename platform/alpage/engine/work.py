@@ -21,6 +21,7 @@ from alpage.cube.layout import LEDGER_CHUNK, Layout
 from alpage.cube.ledger import NOTHING, BlockId, Fingerprint, Ledger, digest
 from alpage.cube.part import Part
 from alpage.engine.chain import follower
+from alpage.engine.identity import geometry_digest
 from alpage.engine.segments import segment_span
 from alpage.grid import Tile
 from alpage.product import Derive, Gather, Observe, Stage, Summarise
@@ -344,7 +345,7 @@ class Work:
 
     @cached_property
     def _all_zones(self) -> list[str]:
-        return [str(digest(shapely.to_wkb(zone, hex=True))) for zone in self.zones]
+        return [geometry_digest(zone) for zone in self.zones]
 
     def _rows(self, stage: Derive, block: BlockId) -> Mapping[str, str]:
         """The gathered values that a block will read: equal values need no new work."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from alpage.archive.scenes import SceneList
 from alpage.archive.search import SearchResult, search_archive
 from alpage.clusters import open_cluster
-from alpage.cube.axes import Axis
+from alpage.cube.axes import axes_from_json
 from alpage.cube.layout import Layout
 from alpage.cube.ledger import digest, read_costs
 from alpage.cube.lock import held, turn
@@ -363,11 +363,5 @@ def _branch_name(study: Study) -> str:
 
 
 def _layout_of(study: Study, about: dict[str, Any]) -> Layout:
-    axes = (Axis.from_json(calendar, axis) for calendar, axis in about["axes"].items())
-    return Layout(
-        study.load_product(),
-        Grid.from_json(about["grid"]),
-        {axis.calendar: axis for axis in axes},
-        (),
-        {},
-    )
+    axes = axes_from_json(about["axes"])
+    return Layout(study.load_product(), Grid.from_json(about["grid"]), axes, (), {})

@@ -73,6 +73,16 @@ class Axis:
         )
 
 
+def axes_to_json(axes: Mapping[Calendar, Axis]) -> dict[str, Any]:
+    """Return what rebuilds the axes of a cube, by the calendar's name."""
+    return {calendar.value: axis.to_json() for calendar, axis in axes.items()}
+
+
+def axes_from_json(value: Mapping[str, Any]) -> dict[Calendar, Axis]:
+    """Rebuild the axes of a cube from `axes_to_json`."""
+    return {Calendar(name): Axis.from_json(name, axis) for name, axis in value.items()}
+
+
 def axes_for(product: Product, period: Span, window_days: int) -> dict[Calendar, Axis]:
     """Return the axis of each group of a product over a period of days."""
     axes = {}

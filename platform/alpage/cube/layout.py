@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.codecs import BytesCodec, ZstdCodec
 
-from alpage.cube.axes import Axis
+from alpage.cube.axes import Axis, axes_to_json
 from alpage.cube.cf import coordinate_attributes, grid_mapping_attributes, layer_attributes
 from alpage.cube.shards import DAYS, Shards, ShardShape, compressor, inner_chunk
 from alpage.grid import Grid
@@ -154,8 +154,7 @@ def replace_zones(
 
 
 def _write_identity(root: zarr.Group, layout: Layout, identity: Mapping[str, Any]) -> None:
-    axes = {calendar.value: axis.to_json() for calendar, axis in layout.axes.items()}
-    root.attrs["alpage"] = {**identity, "axes": axes}
+    root.attrs["alpage"] = {**identity, "axes": axes_to_json(layout.axes)}
 
 
 def _observed_path(calendar: Calendar) -> list[str]:

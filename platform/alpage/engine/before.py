@@ -8,7 +8,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from alpage.cube.axes import Axis
+from alpage.cube.axes import axes_from_json
 from alpage.cube.layout import Layout, zone_steps
 from alpage.cube.ledger import Ledger, voided
 from alpage.cube.shards import check_encoding
@@ -64,7 +64,7 @@ def find_before(
     `cube` is what it says of itself, `about` what the study would have it say. Raises CubeError
     where it is cut or encoded in another way than this study's would be.
     """
-    old = {a.calendar: a for a in (Axis.from_json(c, v) for c, v in cube["axes"].items())}
+    old = axes_from_json(cube["axes"])
     if (window := old[Calendar.DAY].window) != study.grid.window_days:
         raise CubeError(
             f"grid.window_days: {study.cube} has windows of {window} days, this study asks "

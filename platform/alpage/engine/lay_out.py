@@ -5,7 +5,8 @@ from typing import Any
 import icechunk
 import zarr
 
-from alpage.cube.layout import Layout, create, grow, replace_zones
+from alpage.cube.axes import axes_to_json
+from alpage.cube.layout import create, grow, replace_zones
 from alpage.engine.identity import IDENTITY_KEYS
 from alpage.engine.plan import Plan
 from alpage.errors import CubeBusy
@@ -17,11 +18,11 @@ def lay_out(plan: Plan, session: icechunk.Session) -> None:
     Raises CubeBusy where another part of the run has laid out another cube meanwhile.
     """
     found, before = _about(session), plan.before
-    wanted = plan.identity | {"axes": _axes(plan.layout)}
+    wanted = plan.identity | {"axes": axes_to_json(plan.layout.axes)}
     keys = (*IDENTITY_KEYS, "zones", "axes")
     if found is not None and all(found.get(key) == wanted[key] for key in keys):
         return
-    if (found and found["axes"]) != (before and _axes(before.layout)):
+    if (found and found["axes"]) != (before and axes_to_json(before.layout.axes)):
         raise CubeBusy(
             f"cube: another part of this run laid out {plan.study.cube} meanwhile, from other "
             "scenes than this one found; run this part again"
@@ -41,7 +42,3 @@ def _about(session: icechunk.Session) -> dict[str, Any] | None:
         return dict(zarr.open_group(session.store, mode="r").attrs["alpage"])
     except (FileNotFoundError, KeyError):
         return None
-
-
-def _axes(layout: Layout) -> dict[str, Any]:
-    return {calendar.value: axis.to_json() for calendar, axis in layout.axes.items()}

@@ -11,7 +11,7 @@ import shapely
 from pydantic import BaseModel
 from shapely.geometry.base import BaseGeometry
 
-from alpage.cube.axes import Axis
+from alpage.cube.axes import axes_from_json, axes_to_json
 from alpage.cube.layout import Layout
 from alpage.engine.header import CogHeader
 from alpage.grid import Grid
@@ -41,12 +41,11 @@ told: dict[str, bytes] = {}
 
 def pack(study: Study, shared: Shared, area: BaseGeometry) -> bytes:
     """Return the packed form of a run's constants: products travel by name, never as code."""
-    axes = {calendar.value: axis.to_json() for calendar, axis in shared.layout.axes.items()}
     text = {
         "study": study.model_dump_json(),
         "folder": str(study.folder),
         "grid": shared.layout.grid.to_json(),
-        "axes": axes,
+        "axes": axes_to_json(shared.layout.axes),
         "table_shapes": dict(shared.layout.table_shapes),
         "context": shared.context,
         "dem": shared.dem,
@@ -66,7 +65,7 @@ def unpack(name: str) -> Shared:
     layout = Layout(
         product,
         Grid.from_json(text["grid"]),
-        {axis.calendar: axis for axis in (Axis.from_json(c, a) for c, a in text["axes"].items())},
+        axes_from_json(text["axes"]),
         context.zones,
         text["table_shapes"],
     )

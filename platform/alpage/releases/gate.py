@@ -12,7 +12,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from alpage.cube.axes import Axis
+from alpage.cube.axes import axes_from_json
 from alpage.cube.layout import STATISTICS, Layout, step_layers
 from alpage.cube.ledger import read_statistics
 from alpage.errors import GateFailed
@@ -131,11 +131,11 @@ def check_cube(root: zarr.Group, layout: Layout, previous: zarr.Group | None = N
 
 def _statistics(root: zarr.Group, layout: Layout) -> dict[str, BlockStatistics]:
     """Statistics of every layer that the cube has, numbered by the cube's own axes."""
-    axes = root.attrs["alpage"]["axes"]
+    axes = axes_from_json(root.attrs["alpage"]["axes"])
     found = {}
     for step, calendar in layout.steps.items():
         if step_layers(layout.product, step) and f"ledger/{step}/statistics" in root:
-            first = Axis.from_json(calendar.value, axes[calendar.value]).first_block
+            first = axes[calendar].first_block
             for path, values in read_statistics(root, layout, step).items():
                 found[path] = BlockStatistics(values, first)
     return found

@@ -29,6 +29,7 @@ CUBES = DATA / "cubes-late"
 RESULTS = HERE / "results.json"
 WORKERS = 2
 YEAR = ArchiveSpec(2048, 73)
+TILE_PX = 512
 # Within four tiles: a scene that ends on their edges would touch their neighbours too.
 LATE_PX = 1000
 LATE_DAY = 92
@@ -97,6 +98,7 @@ def study_of(archive: Path, name: str, address: str) -> Study:
         "period": "2018-01-01/2018-12-31",
         "archive": str(archive / "collection.json"),
         "cube": str(CUBES / name),
+        "grid": {"tile_px": TILE_PX},
         "cluster": {"kind": "address", "address": address, "workers": WORKERS},
     }
     return make_study(content, folder=HERE)

@@ -106,24 +106,31 @@ def test_grid_over_an_area_holds_it_on_the_lattice(
     assert top - 20 < y1 <= top + 1e-3
 
 
-@given(st.floats(2.5, 3.5), st.floats(45, 51), st.floats(0.001, 0.2), st.sampled_from([64, 512]))
+@given(
+    st.floats(2.5, 3.5),
+    st.floats(45, 51),
+    st.floats(0.001, 0.2),
+    st.sampled_from([64, 512]),
+    st.integers(1, 3),
+)
 def test_tiles_on_the_anchor_read_no_internal_tile_twice(
-    west: float, south: float, side: float, tile_px: int
+    west: float, south: float, side: float, align_px: int, several: int
 ) -> None:
     area = box(west, south, west + side, south + side)
-    asked = {"crs": "EPSG:32631", "resolution": 10, "tile_px": tile_px, "anchor_xy": (300_010, 20)}
+    asked = {"crs": "EPSG:32631", "resolution": 10, "anchor_xy": (300_010, 20)}
+    asked["tile_px"] = several * align_px
     plain = grid_over(area, **asked)
-    grid = grid_over(area, **asked, tiles_on_anchor=True)
-    if max(plain.shape_yx) <= tile_px:
+    grid = grid_over(area, **asked, align_px=align_px)
+    if max(plain.shape_yx) <= several * align_px:
         assert grid.to_json() == plain.to_json()
         return
     assert (
-        (grid.transform.c - 300_010) % (10 * tile_px)
+        (grid.transform.c - 300_010) % (10 * align_px)
         == 0
-        == (grid.transform.f - 20) % (10 * tile_px)
+        == (grid.transform.f - 20) % (10 * align_px)
     )
     assert grid.geobox.boundingbox.right == plain.geobox.boundingbox.right
     assert grid.geobox.boundingbox.bottom == plain.geobox.boundingbox.bottom
     more_yx = np.subtract(grid.shape_yx, plain.shape_yx)
     assert (more_yx >= 0).all()
-    assert (more_yx < tile_px).all()
+    assert (more_yx < align_px).all()

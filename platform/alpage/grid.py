@@ -180,12 +180,12 @@ def grid_over(
     resolution: float,
     tile_px: int,
     anchor_xy: tuple[float, float] = (0.0, 0.0),
-    tiles_on_anchor: bool = False,
+    align_px: int = 1,
 ) -> Grid:
     """Return the smallest grid over an area whose pixel corners fall on the anchor's lattice.
 
-    With `tiles_on_anchor` it begins further up and left where it has more than one tile, so that
-    the corners of its tiles fall on the anchor's lattice of tiles.
+    With `align_px` it begins further up and left where it has more than one tile: on the anchor's
+    lattice of so many pixels.
 
     Parameters
     ----------
@@ -197,6 +197,9 @@ def grid_over(
         Side of a tile; smaller where the whole grid is smaller.
     anchor_xy
         Any pixel corner of the lattice, such as a scene's origin.
+    align_px
+        A side of which `tile_px` is a multiple, such as that of the internal tiles of a scene's
+        files: none of them then lies under two tiles.
 
     >>> from shapely.geometry import box
     >>> grid = grid_over(box(3.02, 50.81, 3.03, 50.82), crs="EPSG:32631", resolution=10, tile_px=9)
@@ -212,10 +215,10 @@ def grid_over(
     bottom = np.floor((y0 - ay + slack) / resolution)
     top = np.ceil((y1 - ay - slack) / resolution)
     height, width = max(int(top - bottom), 1), max(int(right - left), 1)
-    if tiles_on_anchor and max(height, width) > tile_px:
-        height += int(-top % tile_px)
-        width += int(left % tile_px)
-        left, top = left - left % tile_px, top + -top % tile_px
+    if max(height, width) > tile_px:
+        height += int(-top % align_px)
+        width += int(left % align_px)
+        left, top = left - left % align_px, top + -top % align_px
     transform = Affine(resolution, 0, ax + left * resolution, 0, -resolution, ay + top * resolution)
     geobox = GeoBox((height, width), transform, crs)
     return Grid(geobox, min(tile_px, max(height, width)))

@@ -105,7 +105,8 @@ class Area(_Strict):
 class GridChoice(_Strict):
     """The cube's CRS and resolution (in units of the CRS); by default the scenes' own.
 
-    Without `tile_px` tiles are as the scenes' files are cut inside, so that none is read twice.
+    Without `tile_px` tiles hold whole internal tiles of the scenes' files, so that none is read
+    twice: up to 1024 pixels where workers have memory for them and each gets two, else from 512 on.
     """
 
     crs: str | None = None

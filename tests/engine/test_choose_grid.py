@@ -63,14 +63,19 @@ def project_back(square: BaseGeometry) -> BaseGeometry:
 
 
 @pytest.mark.parametrize(
-    ("block_px", "expected"),
+    ("block_px", "cluster", "expected"),
     [
-        pytest.param(256, 512, id="several"),
-        pytest.param(512, 512, id="as-they-are"),
-        pytest.param(1024, 1024, id="larger"),
+        pytest.param(256, {}, 1024, id="sixteen"),
+        pytest.param(512, {}, 1024, id="four"),
+        pytest.param(1024, {}, 1024, id="as-they-are"),
+        pytest.param(512, {"workers": 3}, 512, id="for-more-workers"),
+        pytest.param(512, {"memory_gib": 1}, 512, id="for-small-workers"),
+        pytest.param(256, {"workers": 3}, 512, id="smaller"),
     ],
 )
-def test_tiles_line_up_with_the_files(tmp_path: Path, block_px: int, expected: int) -> None:
+def test_tiles_line_up_with_the_files(
+    tmp_path: Path, block_px: int, cluster: dict[str, int], expected: int
+) -> None:
     collection = archive(tmp_path, block_px)
     x, y = CORNER
     # Begins and ends within internal tiles.
@@ -82,12 +87,13 @@ def test_tiles_line_up_with_the_files(tmp_path: Path, block_px: int, expected: i
         "period": "2020-06-01/2020-06-30",
         "archive": str(collection),
         "cube": str(tmp_path / "cube"),
+        "cluster": cluster,
     }
     study = make_study(content, folder=tmp_path)
     plan = verbs.plan(study)
     grid = plan.layout.grid
     assert grid.tile_px == expected
-    assert (grid.transform.c - x) % (expected * 10) == 0 == (y - grid.transform.f) % (expected * 10)
+    assert (grid.transform.c - x) % (block_px * 10) == 0 == (y - grid.transform.f) % (block_px * 10)
     # Nothing is computed but what was asked for.
     asked = project(study.geometry(), grid.crs)
     left, bottom, right, top = area_on(study, grid).bounds

@@ -1,27 +1,43 @@
 """The grid of a new cube: as the study says, else as its scenes are."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
+from pydantic import BaseModel
 from pyproj import CRS
 from shapely.geometry.base import BaseGeometry
 
 from alpage.archive.scene import Scene
 from alpage.archive.scenes import SceneList
 from alpage.archive.sensors import SENSORS
+from alpage.cube.axes import axes_for
+from alpage.cube.layout import Layout
 from alpage.engine.header import CogHeader, CogLevel
 from alpage.engine.inspect import read_band
+from alpage.engine.memory import MOST_BATCH_DAYS, may_chain
 from alpage.engine.storage import ReadCounters
+from alpage.engine.work import SceneIndex
 from alpage.errors import ArchiveError, SceneError, StudyError
-from alpage.grid import Grid, grid_over
-from alpage.product import Product
+from alpage.grid import Grid, Tile, grid_over
+from alpage.product import Context, Product
 from alpage.study import Study
+from alpage.timeaxis import Calendar, covering
 
 TILE_PX = 512
+# Neighbours among a file's internal tiles are asked for together: of 512 pixels, four of them from
+# S3 took four fifths of the time. Larger tiles would take more memory, and leave few tasks.
+MOST_TILE_PX = 1024
+# A tile's days follow each other on one worker, and tiles differ.
+TILES_PER_WORKER = 2
 
 
 def choose_grid(
-    study: Study, product: Product, scenes: SceneList, identity: Mapping[str, Any] | None
+    study: Study,
+    product: Product,
+    parameters: BaseModel,
+    scenes: SceneList,
+    identity: Mapping[str, Any] | None,
 ) -> Grid:
     """Return the grid of a study's cube: the cube's own where there is one.
 
@@ -32,37 +48,55 @@ def choose_grid(
         # The cube decided once; which scenes came later must not move its pixels.
         return Grid.from_json(identity["grid"])
     crs, resolution, tile_px = study.grid.crs, study.grid.resolution, study.grid.tile_px
-    anchor, is_native = (0.0, 0.0), False
-    if crs is None or resolution is None:
-        native = _native(product, scenes, geometry)
-        name = f"EPSG:{native.crs}" if isinstance(native.crs, int) else native.crs
-        crs = crs or name
-        resolution = resolution or abs(native.transform[0])
-        if crs == name:
-            anchor = native.transform[2], native.transform[5]
-            is_native = resolution == abs(native.transform[0])
-    return grid_over(
-        geometry,
-        crs=crs,
-        resolution=resolution,
-        tile_px=tile_px or (_tile_px(native.levels[0]) if is_native else TILE_PX),
-        anchor_xy=anchor,
-        tiles_on_anchor=is_native and tile_px is None,
-    )
+    if crs is not None and resolution is not None:
+        return grid_over(geometry, crs=crs, resolution=resolution, tile_px=tile_px or TILE_PX)
+    native = _native(product, scenes, geometry)
+    a, _, x, _, _, y = native.transform
+    name = f"EPSG:{native.crs}" if isinstance(native.crs, int) else native.crs
+    crs, resolution = crs or name, resolution or abs(a)
+    anchor_xy = (x, y) if crs == name else (0.0, 0.0)
+    over = partial(grid_over, geometry, crs=crs, resolution=resolution, anchor_xy=anchor_xy)
+    if tile_px is not None or crs != name or resolution != abs(a):
+        return over(tile_px=tile_px or TILE_PX)
+    side = _aligned_px(native.levels[0])
+    large = over(tile_px=side * (MOST_TILE_PX // side), align_px=side)
+    fits = _fits(study, product, parameters, scenes, large)
+    return large if fits else over(tile_px=side, align_px=side)
 
 
-def _tile_px(level: CogLevel) -> int:
+def tiles_of(study: Study, grid: Grid) -> frozenset[Tile]:
+    """Return the tiles that a study's area touches: of a box all of them."""
+    if study.area.bbox is not None:
+        return frozenset(grid.tiles)
+    return frozenset(grid.tiles_touching(study.geometry()))
+
+
+def _fits(
+    study: Study, product: Product, parameters: BaseModel, scenes: SceneList, grid: Grid
+) -> bool:
+    """Whether a grid's tiles occupy all workers, and fit the memory of one as it works best."""
+    if len(tiles_of(study, grid)) < TILES_PER_WORKER * study.cluster.workers:
+        return False
+    period = covering(Calendar.DAY, study.period.first, study.period.last)
+    layout = Layout(product, grid, axes_for(product, period, study.grid.window_days), (), {})
+    context = Context(parameters, grid.pixel_area_m2)
+    index = SceneIndex(layout, context, scenes.scenes)
+    memory_gib = study.cluster.memory_gib
+    return may_chain(layout, memory_gib, MOST_BATCH_DAYS, context, index.most_days)
+
+
+def _aligned_px(level: CogLevel) -> int:
     """The side of tiles that hold whole internal tiles of a file, or are whole parts of one.
 
-    From 512 to 1024 pixels: smaller ones cost more requests and tasks, larger ones more memory.
+    From 512 to 1024 pixels: smaller ones cost more requests and tasks.
     """
     high, wide = level.tile_yx
     if level.strips or high != wide:
         return TILE_PX
     side = high * max(TILE_PX // high, 1)
-    while side > 2 * TILE_PX and side % 2 == 0:
+    while side > MOST_TILE_PX and side % 2 == 0:
         side //= 2
-    return side if side <= 2 * TILE_PX else TILE_PX
+    return side if side <= MOST_TILE_PX else TILE_PX
 
 
 def _native(product: Product, scenes: SceneList, area: BaseGeometry) -> CogHeader:

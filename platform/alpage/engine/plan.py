@@ -23,7 +23,7 @@ from alpage.cube.part import Part
 from alpage.cube.store import MAIN, CubeStore
 from alpage.engine.before import Before, find_before
 from alpage.engine.bill import Bill, draw_bill
-from alpage.engine.choose_grid import choose_grid
+from alpage.engine.choose_grid import choose_grid, tiles_of
 from alpage.engine.identity import IDENTITY_KEYS, check_goes_on, identity_of
 from alpage.engine.inspect import Damage, SceneSource, inspect_scenes
 from alpage.engine.memory import batch_days, may_chain, peak_bytes
@@ -32,7 +32,7 @@ from alpage.engine.shared import Shared
 from alpage.engine.storage import ReadCounters
 from alpage.engine.work import SceneIndex, Work
 from alpage.errors import ArchiveError, StudyError
-from alpage.grid import Grid, Tile
+from alpage.grid import Grid
 from alpage.product import Context, Gather, Observe, Product, Summarise, Zone
 from alpage.settings import settings
 from alpage.study import Study
@@ -121,7 +121,7 @@ def make_plan(
     root = store.read(branch=branch) if store is not None and cube is not None else None
     period = covering(Calendar.DAY, study.period.first, study.period.last)
     merged = _merge_scenes(scenes, recorded_scenes, period)
-    grid = choose_grid(study, product, merged, cube)
+    grid = choose_grid(study, product, parameters, merged, cube)
     zones = _read_zones(study, grid)
     inspection = ReadCounters()
     relief = read_relief(study, product, parameters, grid, cube, inspection) if study.dem else None
@@ -142,7 +142,7 @@ def make_plan(
     if root is not None and cube is not None:
         before = find_before(study, asked, root, cube, about)
     layout = asked if before is None else before.joined(asked)
-    index = _index(layout, context, merged, {})
+    index = SceneIndex(layout, context, merged.scenes)
     memory_gib = study.cluster.memory_gib
     batch = batch_days(layout, memory_gib, context, index.most_days)
     dem = None if relief is None else relief.header
@@ -153,7 +153,7 @@ def make_plan(
         ledger=Ledger.empty(layout) if before is None else before.ledger(layout),
         identity=digest({key: about[key] for key in IDENTITY_KEYS}),
         zones=tuple(outline for _, outline in zones),
-        tiles=_tiles(study, grid),
+        tiles=tiles_of(study, grid),
         results=_results(layout, before),
         period=days,
         is_chaining=may_chain(layout, memory_gib, batch, context, index.most_days),
@@ -226,22 +226,8 @@ def inspect_needed(plan: Plan) -> None:
 
 
 def _leave_out_quarantined(plan: Plan) -> None:
-    context, scenes = plan.shared.context, plan.scenes
-    plan.work.index = _index(plan.layout, context, scenes, plan.quarantined)
-
-
-def _index(
-    layout: Layout, context: Context, scenes: SceneList, quarantined: Mapping[str, str]
-) -> SceneIndex:
-    observing = [stage for stage in layout.product.stages if isinstance(stage, Observe)]
-    halo = max((stage.halo_px(context) for stage in observing), default=0)
-    return SceneIndex(layout, (s for s in scenes.scenes if s.id not in quarantined), halo)
-
-
-def _tiles(study: Study, grid: Grid) -> frozenset[Tile]:
-    if study.area.bbox is not None:
-        return frozenset(grid.tiles)
-    return frozenset(grid.tiles_touching(study.geometry()))
+    left = [scene for scene in plan.scenes.scenes if scene.id not in plan.quarantined]
+    plan.work.index = SceneIndex(plan.layout, plan.shared.context, left)
 
 
 def _check_needs(study: Study, product: Product) -> None:

@@ -24,7 +24,7 @@ from alpage.engine.chain import follower
 from alpage.engine.identity import geometry_digest
 from alpage.engine.segments import segment_span
 from alpage.grid import Tile
-from alpage.product import Derive, Gather, Observe, Stage, Summarise
+from alpage.product import Context, Derive, Gather, Observe, Stage, Summarise
 from alpage.timeaxis import ONE_DAY, Calendar, slot_of
 
 ScenesOfDays = tuple[tuple[int, tuple[Scene, ...]], ...]
@@ -49,7 +49,9 @@ class Group:
 class SceneIndex:
     """The scenes of each tile and block of days, in the order in which they are laid."""
 
-    def __init__(self, layout: Layout, scenes: Iterable[Scene], halo_px: int) -> None:
+    def __init__(self, layout: Layout, context: Context, scenes: Iterable[Scene]) -> None:
+        observing = [stage for stage in layout.product.stages if isinstance(stage, Observe)]
+        halo_px = max((stage.halo_px(context) for stage in observing), default=0)
         self.axis = layout.axes[Calendar.DAY]
         self._by_place: dict[tuple[Tile, int], list[Scene]] = defaultdict(list)
         days: dict[Tile, set[int]] = defaultdict(set)

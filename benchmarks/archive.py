@@ -116,7 +116,7 @@ def make_archive(spec: ArchiveSpec, root: Path) -> Path:
     if (elevation := spec.elevation()) is not None:
         write_cog(folder / "dem.tif", elevation, spec.tile, spec.block_px, nodata=-9999)
     # Pixel centres lie within, and the grid that covers it is the scenes' own.
-    area = shapely.geometry.mapping(_outline(spec.tile, inset_m=PIXEL_M / 5))
+    area = shapely.geometry.mapping(_outline(spec.tile, inset_m=PIXEL_M / 5, points_a_side=64))
     (folder / "area.geojson").write_text(json.dumps(area))
     _write_collection(spec, items, folder)
     return folder
@@ -248,12 +248,15 @@ def _write_collection(spec: ArchiveSpec, items: list[str], folder: Path) -> None
         temporary.write_text(json.dumps(collection.to_dict(transform_hrefs=False), indent=1))
 
 
-def _outline(tile: Tile, *, inset_m: float = 0) -> shapely.Polygon:
-    """The tile's square in EPSG:4326, made smaller by a margin."""
+def _outline(tile: Tile, *, inset_m: float = 0, points_a_side: int = 1) -> shapely.Polygon:
+    """The tile's square in EPSG:4326, made smaller by a margin.
+
+    With a point at each corner, as catalogues give footprints, its edges lie off by some metres.
+    """
     side = tile.width * PIXEL_M
     square = shapely.box(tile.x0, tile.y0 - side, tile.x0 + side, tile.y0).buffer(
         -inset_m, join_style="mitre"
     )
     to_degrees = Transformer.from_crs(tile.crs, "EPSG:4326", always_xy=True)
-    dense = shapely.segmentize(square, side / 64)
+    dense = shapely.segmentize(square, side / points_a_side)
     return shapely.transform(dense, to_degrees.transform, interleaved=False)

@@ -87,6 +87,12 @@ def test_what_zarr_wrote_is_read(indices: list[int], seed: int, tile: tuple[int,
             np.testing.assert_array_equal(one, part)
         else:
             assert (one == FILL["int16"]).all()
+    # Backwards, every other place: what lies between stays.
+    out = np.full((2 * len(indices), rows, columns), 99, dtype="int16")
+    places = 2 * np.arange(len(indices), dtype=np.int64)[::-1]
+    shards_of(array).read_into(out, places, np.array(indices, dtype=np.int64), tile)
+    np.testing.assert_array_equal(out[places], found)
+    assert (out[1::2] == 99).all()
 
 
 def test_an_empty_shard_takes_the_place_of_the_one_before() -> None:

@@ -188,27 +188,38 @@ class Shards:
     def read(
         self, indices: NDArray[np.int64], tile: tuple[int, int], rows: int, columns: int
     ) -> Array:
-        """Return some time steps of a tile, shape (indices, rows, columns).
+        """Return some time steps of a tile, shape (indices, rows, columns): see `read_into`."""
+        out = np.empty((len(indices), rows, columns), dtype=self.shape.dtype)
+        self.read_into(out, np.arange(len(indices)), indices, tile)
+        return out
+
+    def read_into(
+        self,
+        out: Array,
+        targets: NDArray[np.int64],
+        indices: NDArray[np.int64],
+        tile: tuple[int, int],
+    ) -> None:
+        """Write some time steps of a tile over the `targets` along the first axis of an array.
 
         Fill outside the layer's time axis and where nothing was written. Two requests a shard:
         its index, and what lies from the first to the last inner chunk needed; the next shard is
         fetched while one is decoded. Raises CubeError for a damaged index.
         """
-        out = np.full((len(indices), rows, columns), self.shape.fill, dtype=self.shape.dtype)
+        out[targets] = self.shape.fill
         inside = np.flatnonzero((indices >= 0) & (indices < self._steps))
         length = self.shape.shard[0]
         parts = []
         for number in np.unique(indices[inside] // length):
             mine = inside[indices[inside] // length == number]
-            parts.append(((int(number), *tile), indices[mine] - number * length, mine))
+            parts.append(((int(number), *tile), indices[mine] - number * length, targets[mine]))
         flying = [_fetcher().submit(self._fetch, *part[:2]) for part in parts[:1]]
-        for at, (_, slots, targets) in enumerate(parts):
+        for at, (_, slots, over) in enumerate(parts):
             found = flying.pop().result()
             if at + 1 < len(parts):
                 flying.append(_fetcher().submit(self._fetch, *parts[at + 1][:2]))
             if found is not None:
-                self._decode(found, slots, targets, out)
-        return out
+                self._decode(found, slots, over, out)
 
     def _fetch(self, place: Place, slots: NDArray[np.int64]) -> "_Fetched | None":
         """The inner chunks of one shard that hold some slots; None where nothing is there."""

@@ -4,7 +4,7 @@ Yearly layers need the daily ones just made. Read back, they are decoded once mo
 storage fetched once more.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,10 @@ def follower(product: Product, stage: Stage) -> Derive | None:
     return None
 
 
+Read = Callable[[NDArray[Any], NDArray[np.int64], Slots], None]
+"""Writes days, by their slots, over places along the first axis of an array."""
+
+
 class Kept:
     """Daily layers of one tile while a chain is at work: days come from its blocks, in any order.
 
@@ -50,21 +54,24 @@ class Kept:
         """Keep what is needed of the values (n, y, x) of some days."""
         if path not in self.paths:
             return
-        if path not in self._layers:
-            shape = (len(self._slots), *values.shape[1:])
-            self._layers[path] = np.empty(shape, dtype=values.dtype)
-            self._is_kept[path] = np.zeros(len(self._slots), dtype=bool)
         needed = np.isin(slots, self._slots)
         at = np.searchsorted(self._slots, slots[needed])
-        self._layers[path][at] = values[needed]
+        self._room(path, values.shape[1:], values.dtype)[at] = values[needed]
         self._is_kept[path][at] = True
 
-    def missing(self, path: str) -> Slots:
-        """Return the days of a layer that no block of the chain has put."""
-        kept = self._is_kept.get(path)
-        return self._slots if kept is None else self._slots[~kept]
+    def complete(
+        self, path: str, shape_yx: tuple[int, int], dtype: np.dtype[Any], read: Read
+    ) -> NDArray[Any]:
+        """Return a layer (days, y, x), once days that no block of the chain has put are read."""
+        layer, is_kept = self._room(path, shape_yx, dtype), self._is_kept[path]
+        if not is_kept.all():
+            missing = np.flatnonzero(~is_kept)
+            read(layer, missing, self._slots[missing])
+            is_kept[missing] = True
+        return layer
 
-    def take(self, path: str) -> NDArray[Any]:
-        """Return a layer (days, y, x), of which none may be missing."""
-        assert not len(self.missing(path))
+    def _room(self, path: str, shape_yx: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        if path not in self._layers:
+            self._layers[path] = np.empty((len(self._slots), *shape_yx), dtype=dtype)
+            self._is_kept[path] = np.zeros(len(self._slots), dtype=bool)
         return self._layers[path]

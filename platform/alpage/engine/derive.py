@@ -44,13 +44,13 @@ def _layer(job: Job, path: str, slots: Slots) -> NDArray[Any]:
     layout = job.layout
     layer = layout.product.layer(path)
     shards, start = layout.shards(layer, job.committed), layout.axes[layer.calendar].span.start
-    kept = job.kept if job.kept is not None and path in job.kept.paths else None
-    missing = slots if kept is None else kept.missing(path)
-    found = shards.read(missing - start, job.tile, *job.shape)
-    if kept is None:
-        return found
-    kept.put(path, missing, found)
-    return kept.take(path)
+    if job.kept is None or path not in job.kept.paths:
+        return shards.read(slots - start, job.tile, *job.shape)
+
+    def read(out: NDArray[Any], targets: NDArray[np.int64], missing: Slots) -> None:
+        shards.read_into(out, targets, missing - start, job.tile)
+
+    return job.kept.complete(path, job.shape, shards.shape.dtype, read)
 
 
 def read_segment(stage: Derive | Summarise, job: Job) -> tuple[Segment, Span]:

@@ -1,8 +1,10 @@
 """From a laptop: a real Prefect server, a real worker, and the command line that follows."""
 
+import contextlib
 import json
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import psutil
@@ -293,32 +296,6 @@ def test_a_run_on_schedule_is_skipped_while_another_is_at_work_on_its_cube(
     study: Path, laptop: Laptop, worker: psutil.Process
 ) -> None:
     with PrefectHttpxSyncClient(base_url=laptop.environment["PREFECT_API_URL"], timeout=30) as api:
-        update = api.get("/deployments/name/update/update").json()
-        parameters = {"study": read_study(study).resolved().model_dump(mode="json")}
-
-        def schedule(*schedules: dict[str, Any]) -> None:
-            content = {"parameters": parameters, "schedules": schedules}
-            api.patch(f"/deployments/{update['id']}", json=content)
-
-        def on_schedule() -> dict[str, Any]:
-            """How the first run ended that was made from a schedule of now."""
-            # The server looks every 5 s for changed schedules, and makes no run of the past.
-            soon = datetime.now(UTC) + timedelta(seconds=12)
-            # On a busy machine it may look too late for the first: there is another in a minute.
-            schedule({"schedule": {"interval": 60, "anchor_date": soon.isoformat()}})
-            since = {"after_": (soon - timedelta(seconds=1)).isoformat()}
-            at = {"flow_runs": {"expected_start_time": since, "state": {"type": {"any_": ENDED}}}}
-            found: list[dict[str, Any]] = []
-
-            def ended() -> bool:
-                found[:] = api.post("/flow_runs/filter", json=at).json()
-                return bool(found)
-
-            _until(ended, "a run on schedule has ended")
-            schedule()
-            assert found[0]["auto_scheduled"]
-            return found[0]
-
         before = set(worker.children(recursive=True))
         by_hand = laptop.start("run", str(study), "--on", "prefect://build")
         assert by_hand.stderr is not None
@@ -331,12 +308,12 @@ def test_a_run_on_schedule_is_skipped_while_another_is_at_work_on_its_cube(
         own = [one for one in worker.children(recursive=True) if one not in before]
         for each in own:
             each.suspend()
-        beside = on_schedule()
+        beside = _on_schedule(api, study)
         for each in own:
             each.resume()
         _, err = by_hand.communicate(timeout=PATIENCE_S)
         assert by_hand.returncode == 0, err
-        after = on_schedule()
+        after = _on_schedule(api, study)
         of_after = {"flow_runs": {"id": {"any_": [after["id"]]}}}
         left = api.post("/artifacts/filter", json=of_after).json()
     assert (beside["state_type"], beside["state_name"]) == ("COMPLETED", "Skipped")
@@ -345,6 +322,88 @@ def test_a_run_on_schedule_is_skipped_while_another_is_at_work_on_its_cube(
     assert {one["key"] for one in left} >= {"report", "release"}
     status = json.loads(laptop.call("status", after["name"], "--json").out)
     assert status["percent"] == 100.0
+
+
+def test_a_run_on_schedule_goes_on_in_place_of_one_that_is_gone(
+    study: Path, laptop: Laptop, worker: psutil.Process
+) -> None:
+    """Such as one whose pod died while Prefect's worker was away: its state stays as it was."""
+    with PrefectHttpxSyncClient(base_url=laptop.environment["PREFECT_API_URL"], timeout=30) as api:
+        heard = _begun_long_ago(api, study, laptop, heard=timedelta(minutes=5))
+        beside = _on_schedule(api, study)
+        cancelled = {"state": {"type": "CANCELLED"}, "force": True}
+        api.post(f"/flow_runs/{heard['id']}/set_state", json=cancelled)
+        gone = _begun_long_ago(api, study, laptop, heard=timedelta(minutes=10))
+        after = _on_schedule(api, study)
+        told = api.get(f"/flow_runs/{gone['id']}").json()["state"]
+    assert (beside["state_type"], beside["state_name"]) == ("COMPLETED", "Skipped")
+    assert f"{heard['name']} is still at work on this cube" in beside["state"]["message"]
+    assert (after["state_type"], after["state_name"]) == ("COMPLETED", "Completed")
+    assert told["type"] == "CRASHED"
+    assert told["message"].startswith("not heard of since 20")
+    assert told["message"].endswith(f"{after['name']} went on in its place")
+    assert open_cube(str(study.parent / "cube")).layers
+
+
+def _update(api: PrefectHttpxSyncClient, study: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The deployment `update`, and the parameters with which it keeps a study's cube."""
+    parameters = {"study": read_study(study).resolved().model_dump(mode="json")}
+    return api.get("/deployments/name/update/update").json(), parameters
+
+
+def _on_schedule(api: PrefectHttpxSyncClient, study: Path) -> dict[str, Any]:
+    """How the first run ended that was made from a schedule of now."""
+    update, parameters = _update(api, study)
+
+    def schedule(*schedules: dict[str, Any]) -> None:
+        content = {"parameters": parameters, "schedules": schedules}
+        api.patch(f"/deployments/{update['id']}", json=content)
+
+    # The server looks every 5 s for changed schedules, and makes no run of the past.
+    soon = datetime.now(UTC) + timedelta(seconds=12)
+    # On a busy machine it may look too late for the first: there is another in a minute.
+    schedule({"schedule": {"interval": 60, "anchor_date": soon.isoformat()}})
+    since = {"after_": (soon - timedelta(seconds=1)).isoformat()}
+    at = {"flow_runs": {"expected_start_time": since, "state": {"type": {"any_": ENDED}}}}
+    found: list[dict[str, Any]] = []
+
+    def ended() -> bool:
+        found[:] = api.post("/flow_runs/filter", json=at).json()
+        return bool(found)
+
+    _until(ended, "a run on schedule has ended")
+    schedule()
+    assert found[0]["auto_scheduled"]
+    return found[0]
+
+
+def _begun_long_ago(
+    api: PrefectHttpxSyncClient, study: Path, laptop: Laptop, *, heard: timedelta
+) -> dict[str, Any]:
+    """A run that the server has as running for an hour, and heard of so long ago."""
+    update, parameters = _update(api, study)
+    content = {"flow_id": update["flow_id"], "parameters": parameters, "state": {"type": "RUNNING"}}
+    made: dict[str, Any] = api.post("/flow_runs/", json=content).json()
+    # The server dates states itself.
+    with (
+        contextlib.closing(
+            sqlite3.connect(Path(laptop.environment["PREFECT_HOME"], "prefect.db"), timeout=30)
+        ) as database,
+        database,
+    ):
+        began = (datetime.now(UTC) - timedelta(hours=1)).strftime("%Y-%m-%d %H:%M:%S.%f")
+        of_run = "update flow_run_state set timestamp = ? where flow_run_id = ?"
+        assert database.execute(of_run, (began, made["id"])).rowcount == 1
+    beat = {
+        "id": str(uuid4()),
+        "occurred": (datetime.now(UTC) - heard).isoformat(),
+        "event": "prefect.flow-run.heartbeat",
+        "resource": {"prefect.resource.id": f"prefect.flow-run.{made['id']}"},
+    }
+    api.post("/events", json=[beat])
+    of_beat = {"filter": {"id": {"id": [beat["id"]]}}}
+    _until(lambda: api.post("/events/filter", json=of_beat).json()["total"] == 1, "it is kept")
+    return made
 
 
 def test_a_run_that_no_worker_takes_is_taken_back(

@@ -104,3 +104,28 @@ def test_tiles_line_up_with_the_files(
     apart = content | {"cube": str(tmp_path / "other"), "grid": {"tile_px": expected}}
     unaligned = verbs.plan(make_study(apart, folder=tmp_path)).bill
     assert unaligned.amplification > 1.5 * plan.bill.amplification
+
+
+@pytest.mark.parametrize(
+    ("side_m", "expected"), [(1_000, 512), (9_000, 1024)], ids=["scattered", "filled"]
+)
+def test_tiles_stay_small_where_large_ones_hold_more_of_nothing(
+    tmp_path: Path, side_m: float, expected: int
+) -> None:
+    """Four lakes, each in a corner of two by two tiles of 1024 pixels."""
+    collection = archive(tmp_path, 512)
+    x, y = CORNER
+    begins = [(a, b) for a in (100, 19_900 - side_m) for b in (100, 19_900 - side_m)]
+    lakes = [box(x + a, y - b - side_m, x + a + side_m, y - b) for a, b in begins]
+    area = shapely.MultiPolygon([project_back(lake) for lake in lakes])
+    (tmp_path / "lakes.geojson").write_text(shapely.to_geojson(area))
+    content = {
+        "product": "vegetation",
+        "area": {"file": "lakes.geojson"},
+        "period": "2020-06-01/2020-06-30",
+        "archive": str(collection),
+        "cube": str(tmp_path / "cube"),
+    }
+    plan = verbs.plan(make_study(content, folder=tmp_path))
+    assert plan.layout.grid.tile_px == expected
+    assert len(plan.work.tiles) == 4

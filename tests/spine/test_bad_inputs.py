@@ -752,6 +752,21 @@ BAD_STUDIES: dict[str, Bad] = {
         r"made with grid .*EPSG:32631.* asks for .*EPSG:3035.*; give it another cube",
         {"grid": {"crs": "EPSG:3035", "resolution": 10}},
     ),
+    "another resolution of the scenes' CRS": Bad(
+        CubeError,
+        r"grid.resolution: .* has 10.0, this study asks for 20.0; give it another cube, or the",
+        {"grid": {"resolution": 20}},
+    ),
+    "another CRS at the scenes' resolution": Bad(
+        CubeError,
+        r"grid.crs: .* has EPSG:32631, this study asks for EPSG:3035; give it another cube",
+        {"grid": {"crs": "EPSG:3035"}},
+    ),
+    "other tiles": Bad(
+        CubeError,
+        r"grid.tile_px: .* has 66, this study asks for 32; give it another cube, or the",
+        {"grid": {"tile_px": 32}},
+    ),
     "CRS in degrees": Bad(
         StudyError,
         r"grid.crs: expected a projected CRS in metres, such as EPSG:32631, got 'EPSG:4326'",

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import shapely
 from pydantic import BaseModel
 from pyproj import CRS
 from shapely.geometry.base import BaseGeometry
@@ -18,7 +19,7 @@ from alpage.engine.inspect import read_band
 from alpage.engine.memory import MOST_BATCH_DAYS, may_chain
 from alpage.engine.storage import ReadCounters
 from alpage.engine.work import SceneIndex
-from alpage.errors import ArchiveError, SceneError, StudyError
+from alpage.errors import ArchiveError, CubeError, SceneError, StudyError
 from alpage.grid import Grid, Tile, grid_over
 from alpage.product import Context, Product
 from alpage.study import Study
@@ -30,6 +31,8 @@ TILE_PX = 512
 MOST_TILE_PX = 1024
 # A tile's days follow each other on one worker, and tiles differ.
 TILES_PER_WORKER = 2
+# Pixels of large tiles for one of small ones: of scattered lakes and borders they hold more.
+MOST_BEYOND = 1.1
 
 
 def choose_grid(
@@ -41,12 +44,15 @@ def choose_grid(
 ) -> Grid:
     """Return the grid of a study's cube: the cube's own where there is one.
 
-    Raises StudyError where the scenes give none, ArchiveError where none of them can be used.
+    Raises StudyError where the scenes give none, ArchiveError where none of them can be used, and
+    CubeError where the cube has another than the study asks for.
     """
     geometry = study.geometry()
     if identity is not None and (study.grid.crs is None or study.grid.resolution is None):
         # The cube decided once; which scenes came later must not move its pixels.
-        return Grid.from_json(identity["grid"])
+        grid = Grid.from_json(identity["grid"])
+        _check_asked(study, grid)
+        return grid
     crs, resolution, tile_px = study.grid.crs, study.grid.resolution, study.grid.tile_px
     if crs is not None and resolution is not None:
         return grid_over(geometry, crs=crs, resolution=resolution, tile_px=tile_px or TILE_PX)
@@ -59,9 +65,12 @@ def choose_grid(
     if tile_px is not None or crs != name or resolution != abs(a):
         return over(tile_px=tile_px or TILE_PX)
     side = _aligned_px(native.levels[0])
-    large = over(tile_px=side * (MOST_TILE_PX // side), align_px=side)
-    fits = _fits(study, product, parameters, scenes, large)
-    return large if fits else over(tile_px=side, align_px=side)
+    small, large = (
+        over(tile_px=several * side, align_px=side) for several in (1, MOST_TILE_PX // side)
+    )
+    if large == small or _tiled(study, large) > MOST_BEYOND * _tiled(study, small):
+        return small
+    return large if _fits(study, product, parameters, scenes, large) else small
 
 
 def tiles_of(study: Study, grid: Grid) -> frozenset[Tile]:
@@ -69,6 +78,27 @@ def tiles_of(study: Study, grid: Grid) -> frozenset[Tile]:
     if study.area.bbox is not None:
         return frozenset(grid.tiles)
     return frozenset(grid.tiles_touching(study.geometry()))
+
+
+def _check_asked(study: Study, grid: Grid) -> None:
+    asked, most_px = study.grid, max(grid.shape_yx)
+    crs = None if asked.crs is None else CRS.from_user_input(asked.crs)
+    tile_px = None if asked.tile_px is None else min(asked.tile_px, most_px)
+    for key, wanted, there in (
+        ("crs", crs, CRS.from_user_input(grid.crs)),
+        ("resolution", asked.resolution, grid.transform.a),
+        ("tile_px", tile_px, grid.tile_px),
+    ):
+        if wanted not in (None, there):
+            raise CubeError(
+                f"grid.{key}: {study.cube} has {there}, this study asks for {wanted}; "
+                "give it another cube, or the cube's own"
+            )
+
+
+def _tiled(study: Study, grid: Grid) -> float:
+    """The ground that the tiles of a study's area cover together."""
+    return float(shapely.area(grid.outlines(sorted(tiles_of(study, grid)))).sum())
 
 
 def _fits(

@@ -106,7 +106,8 @@ class GridChoice(_Strict):
     """The cube's CRS and resolution (in units of the CRS); by default the scenes' own.
 
     Without `tile_px` tiles hold whole internal tiles of the scenes' files, so that none is read
-    twice: up to 1024 pixels where workers have memory for them and each gets two, else from 512 on.
+    twice: up to 1024 pixels where the area fills them, workers have memory for them and each gets
+    two, else from 512 on.
     """
 
     crs: str | None = None

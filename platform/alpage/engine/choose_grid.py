@@ -1,6 +1,6 @@
 """The grid of a new cube: as the study says, else as its scenes are."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -68,9 +68,8 @@ def choose_grid(
     small, large = (
         over(tile_px=several * side, align_px=side) for several in (1, MOST_TILE_PX // side)
     )
-    if large == small or _tiled(study, large) > MOST_BEYOND * _tiled(study, small):
-        return small
-    return large if _fits(study, product, parameters, scenes, large) else small
+    suits = large != small and _suits(study, product, parameters, scenes, small, large)
+    return large if suits else small
 
 
 def tiles_of(study: Study, grid: Grid) -> frozenset[Tile]:
@@ -96,16 +95,19 @@ def _check_asked(study: Study, grid: Grid) -> None:
             )
 
 
-def _tiled(study: Study, grid: Grid) -> float:
-    """The ground that the tiles of a study's area cover together."""
-    return float(shapely.area(grid.outlines(sorted(tiles_of(study, grid)))).sum())
-
-
-def _fits(
-    study: Study, product: Product, parameters: BaseModel, scenes: SceneList, grid: Grid
+def _suits(
+    study: Study,
+    product: Product,
+    parameters: BaseModel,
+    scenes: SceneList,
+    small: Grid,
+    grid: Grid,
 ) -> bool:
-    """Whether a grid's tiles occupy all workers, and fit the memory of one as it works best."""
-    if len(tiles_of(study, grid)) < TILES_PER_WORKER * study.cluster.workers:
+    """Whether larger tiles occupy all workers, hold little more, and fit a worker's memory."""
+    tiles = tiles_of(study, grid)
+    if len(tiles) < TILES_PER_WORKER * study.cluster.workers:
+        return False
+    if _ground(grid, tiles) > MOST_BEYOND * _ground(small, tiles_of(study, small)):
         return False
     period = covering(Calendar.DAY, study.period.first, study.period.last)
     layout = Layout(product, grid, axes_for(product, period, study.grid.window_days), (), {})
@@ -113,6 +115,11 @@ def _fits(
     index = SceneIndex(layout, context, scenes.scenes)
     memory_gib = study.cluster.memory_gib
     return may_chain(layout, memory_gib, MOST_BATCH_DAYS, context, index.most_days)
+
+
+def _ground(grid: Grid, tiles: Iterable[Tile]) -> float:
+    """The area of tiles, in square units of the CRS."""
+    return float(shapely.area(grid.outlines(list(tiles))).sum())
 
 
 def _aligned_px(level: CogLevel) -> int:

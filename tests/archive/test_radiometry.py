@@ -9,7 +9,14 @@ import rasterio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alpage.archive.radiometry import catalogue_of, judge, offset_for, offset_lies, offset_missing
+from alpage.archive.radiometry import (
+    catalogue_of,
+    is_open,
+    judge,
+    offset_for,
+    offset_lies,
+    offset_missing,
+)
 from alpage.archive.sensors import SENSORS
 
 S2 = SENSORS["sentinel-2-l2a"]
@@ -284,3 +291,27 @@ def test_a_constant_shift_never_changes_what_is_believed(seed: int, floor: int) 
     scl = np.full(2000, 4, dtype=np.uint8)
     assert judge(red, nir, scl, 0.0).note is None
     assert judge(red + 1000, nir + 1000, scl, -1000.0).note is None
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    floor=st.sampled_from([1, 800, 1100]),
+    clear=st.floats(0, 1),
+    offset=st.sampled_from([-1000.0, 0.0]),
+)
+def test_what_is_not_open_is_never_noted(
+    seed: int, floor: int, clear: float, offset: float
+) -> None:
+    """Bands that are left unread could not have changed the verdict."""
+    rng = np.random.default_rng(seed)
+    red, nir = (rng.integers(floor, floor + 600, 2000).astype(np.uint16) for _ in range(2))
+    scl = np.where(rng.random(2000) < clear, rng.choice([2, 4, 4, 4, 5, 6], 2000), 9)
+    noted = judge(red, nir, scl, offset).note is not None
+    assert not noted or (is_open(scl, offset) and is_open(scl, offset, red))
+
+
+def test_verdicts_on_real_patches_need_what_is_open(patches: list[tuple[Any, Any, Any]]) -> None:
+    """An honest scene is done with by classes and red; one whose offset is missing is not."""
+    assert not any(is_open(scl, 0.0, red) for red, _, scl in patches)
+    judged = [patch for patch in patches if (patch[2] == 4).sum() >= 1000]
+    assert all(is_open(scl, 0.0, red + 1000) for red, _, scl in judged)

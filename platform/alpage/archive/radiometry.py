@@ -214,14 +214,34 @@ def offset_missing(red_dn: Integers, nir_dn: Integers, scl: Integers) -> bool:
     >>> offset_missing(red, red * 3, np.full((40, 40), 4, dtype="uint8"))
     True
     """
-    seen = (red_dn > 0) & (nir_dn > 0)
-    vegetation = seen & (scl == SCL_VEGETATION)
+    if not is_open(scl, 0.0, red_dn):
+        return False
+    clear = (red_dn > 0) & (nir_dn > 0) & np.isin(scl, SCL_CLEAR)
+    if np.count_nonzero(clear) < MISSING_MIN_PIXELS:
+        return False
+    return not _has_dark(np.minimum(red_dn[clear], nir_dn[clear]))
+
+
+def is_open(scl: Integers, declared_offset: float, red_dn: Integers | None = None) -> bool:
+    """Return whether `judge` could still note something, by what was read of a scene so far.
+
+    Under cloud and snow the classes alone say that nothing can be judged, and where no offset is
+    declared the dark red of vegetation says that none is missing: most scenes need not be read
+    further.
+
+    >>> is_open(np.full((40, 40), 9, dtype="uint8"), -1000.0)
+    False
+    """
+    if declared_offset < 0:
+        return bool(np.count_nonzero(np.isin(scl, SCL_CLEAR_LAND)) >= LIE_MIN_PIXELS)
+    if declared_offset > 0:
+        return False
+    vegetation = scl == SCL_VEGETATION
+    if red_dn is not None:
+        vegetation &= red_dn > 0
     if np.count_nonzero(vegetation) < MISSING_MIN_PIXELS:
         return False
-    if _has_dark(red_dn[vegetation]):
-        return False
-    clear = seen & np.isin(scl, SCL_CLEAR)
-    return not _has_dark(np.minimum(red_dn[clear], nir_dn[clear]))
+    return red_dn is None or not _has_dark(red_dn[vegetation])
 
 
 def _has_dark(dn: Integers) -> bool:

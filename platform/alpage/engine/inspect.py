@@ -13,7 +13,7 @@ import numpy as np
 from shapely.geometry import Polygon
 from shapely.geometry.base import BaseGeometry
 
-from alpage.archive.radiometry import judge
+from alpage.archive.radiometry import is_open, judge
 from alpage.archive.scene import Scene
 from alpage.archive.sensors import SENSORS
 from alpage.engine.cog import Window, read_window
@@ -164,22 +164,37 @@ def _check_offset(scene: Scene, sources: Mapping[str, BandSource], counters: Rea
         return
     red, nir, scl = (sources[name] for name in ("red", "nir", QUALITY))
     try:
+        shape = _look_at(red.header)[1]
+        classes = _match(_look(scl.header, counters), shape)
+        if not is_open(classes, red.offset):
+            return
         red_dn = _look(red.header, counters)
-        nir_dn = _match(_look(nir.header, counters), red_dn.shape)
-        classes = _match(_look(scl.header, counters), red_dn.shape)
+        if not is_open(classes, red.offset, red_dn):
+            return
+        nir_dn = _match(_look(nir.header, counters), shape)
     except BadCog as error:
         raise SceneError(scene.id, str(error)) from error
     if (note := judge(red_dn, nir_dn, classes, red.offset).note) is not None:
         raise SceneError(scene.id, f"its radiometry cannot be believed: {note}")
 
 
-def _look(header: CogHeader, counters: ReadCounters) -> np.ndarray:
-    """Read the finest overview that is small, thinned where there is none."""
+def _look_at(header: CogHeader) -> tuple[int, tuple[int, int], int]:
+    """The finest overview that is small; rows and columns of it; and every which one is looked at.
+
+    Thinned where none is small.
+    """
     small = [n for n, level in enumerate(header.levels) if max(level.shape_yx) <= LOOK_PX]
     level = small[0] if small else len(header.levels) - 1
     height, width = header.levels[level].shape_yx
-    pixels = read_window(header, (0, 0, height, width), level=level, counters=counters)
     step = max(1, -(-max(height, width) // LOOK_PX))
+    return level, (-(-height // step), -(-width // step)), step
+
+
+def _look(header: CogHeader, counters: ReadCounters) -> np.ndarray:
+    """Read a scene's band, coarse."""
+    level, _, step = _look_at(header)
+    height, width = header.levels[level].shape_yx
+    pixels = read_window(header, (0, 0, height, width), level=level, counters=counters)
     return pixels[::step, ::step]
 
 

@@ -234,25 +234,34 @@ def _assemble(job: _Job, parts: Sequence[memoryview], out: Array | None) -> Arra
     if not job.complete:
         out[:] = job.header.fill
     tile_high, tile_wide = job.level.tile_yx
-    # A tile that is the window is decoded in its place.
-    is_whole = job.complete and len(job.tiles) == 1 and (high, wide) == (tile_high, tile_wide)
-    memory = out if is_whole else np.empty(tile_high * tile_wide, dtype)
-    scratch = memory.reshape(-1).view(np.uint8)
+    scratch = np.empty(tile_high * tile_wide * dtype.itemsize, np.uint8)
     image_rows, image_columns = _inside(job.level, job.window)
     for tile, data in zip(job.tiles, parts, strict=True):
-        pixels = _decode(job, tile, data, scratch)
-        if is_whole and pixels.ctypes.data == out.ctypes.data:
-            return out
+        stored = _decompress(job, tile, data, scratch)
         top, left = tile[0] * tile_high, tile[1] * tile_wide
         y0, y1 = max(top, image_rows.start), min(top + tile_high, image_rows.stop)
         x0, x1 = max(left, image_columns.start), min(left + tile_wide, image_columns.stop)
-        piece = pixels[y0 - top : y1 - top, x0 - left : x1 - left]
-        out[y0 - row : y1 - row, x0 - column : x1 - column] = piece
+        # From the tile's first column: a predictor tells pixels by those before.
+        piece = stored[y0 - top : y1 - top, : x1 - left]
+        target = out[y0 - row : y1 - row, x0 - column : x1 - column]
+        _restore(job, piece, x0 - left, target)
     return out
 
 
-def _decode(job: _Job, tile: tuple[int, int], data: memoryview, scratch: Array) -> Array:
-    """Return a tile's pixels, in scratch memory or the data's own: copy before the next."""
+def _restore(job: _Job, stored: Array, skipped: int, out: Array) -> None:
+    """Write pixels as they were before the predictor, but for the first columns of each row."""
+    if job.level.predictor == 2:
+        # Differences of floats are those of their bits.
+        numbers, over = (part.view(f"u{part.itemsize}") for part in (stored, out))
+        if not skipped:
+            imagecodecs.delta_decode(numbers, axis=-1, out=over)
+            return
+        imagecodecs.delta_decode(numbers, axis=-1, out=numbers)
+    out[:] = stored[:, skipped:]
+
+
+def _decompress(job: _Job, tile: tuple[int, int], data: memoryview, scratch: Array) -> Array:
+    """Return a tile's numbers as the predictor left them, in scratch memory or the data's own."""
     level, dtype = job.level, np.dtype(job.header.dtype)
     high, wide = level.tile_yx
     # The last strip ends with the image, where tiles are padded.
@@ -272,12 +281,7 @@ def _decode(job: _Job, tile: tuple[int, int], data: memoryview, scratch: Array) 
     if level.predictor == 3:
         # The floating point predictor stores bytes by significance, whatever the file's order.
         return imagecodecs.floatpred_decode(pixels, axis=-1, out=np.empty_like(pixels))
-    if job.header.byteorder != NATIVE:
-        pixels = pixels.byteswap()
-    if level.predictor == 2:
-        numbers = pixels.view(f"u{dtype.itemsize}")
-        imagecodecs.delta_decode(numbers, axis=-1, out=numbers)
-    return pixels
+    return pixels if job.header.byteorder == NATIVE else pixels.byteswap()
 
 
 def _bad_tile(job: _Job, tile: tuple[int, int], reason: str) -> BadCog:

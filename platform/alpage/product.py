@@ -159,14 +159,18 @@ class Observation:
 
 @dataclass(frozen=True)
 class Segment:
-    """Layers of one tile over one segment of time, with the stage's margin of days around it."""
+    """Layers of some rows over one segment of time, with the stage's margin of days around it.
+
+    Each pixel is told by its own series, so the engine may pass any rows of a tile: a function that
+    looked at neighbours would find edges.
+    """
 
     days: Dates
     """First day of each slot of the layers read, margin included, shape (k,)."""
     inner: slice
     """The slots of `days` that lie in the segment itself."""
     layers: Mapping[str, Array]
-    """By path ('day/ndvi'), each (k, y, x), as stored."""
+    """By path ('day/ndvi'), each (k, y, x), as stored; not to be written to."""
     tables: Mapping[str, Array]
     """Gathered tables by name, each (k, ...), one row per slot."""
     dem: NDArray[np.float32] | None

@@ -1,5 +1,6 @@
 """Zonal counts against a published snow cover area, numpy, scipy and arithmetic by hand."""
 
+import itertools
 import json
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from alpage.science.zonal import (
     histogram,
     sum_values,
 )
-from alpage.science.zones import zone_index, zone_index_from_labels
+from alpage.science.zones import zone_index, zone_index_from_labels, zones_by_rows
 
 
 @pytest.fixture
@@ -178,3 +179,20 @@ def test_shapes_that_do_not_fit_are_refused(scene):
         count_codes(scene.codes, index, wanted=(0, 0))
     with pytest.raises(ValueError, match="low < high"):
         histogram(scene.values, index, fill=0, low=5, high=5, n_bins=3)
+
+
+@given(
+    labels=hnp.arrays(np.int32, (7, 5), elements=st.integers(0, 3)),
+    cuts=st.sets(st.integers(1, 6)).map(sorted),
+)
+def test_zones_by_rows_are_those_of_the_rows(labels, cuts):
+    masks = {zone: labels == zone for zone in (1, 2, 3)} | {9: labels > 1}
+    edges = [0, *cuts, 7]
+    rows = [slice(*pair) for pair in itertools.pairwise(edges)]
+    for part, found in zip(rows, zones_by_rows(zone_index(masks, (7, 5)), rows), strict=True):
+        alone = zone_index({zone: mask[part] for zone, mask in masks.items()}, labels[part].shape)
+        assert found.shape_yx == alone.shape_yx
+        for name in ("zones", "starts", "pixels"):
+            one, other = getattr(found, name), getattr(alone, name)
+            np.testing.assert_array_equal(one, other)
+            assert one.dtype == other.dtype

@@ -69,7 +69,7 @@ def test_what_is_kept_is_in_the_plan(
     study_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where memory has room for it, and only there."""
-    study = study_of("lakes", grid={"tile_px": 64, "window_days": 192})
+    study = study_of("monthly_ndvi", grid={"tile_px": 64, "window_days": 192})
     keeping = alpage.plan(study).bill.peak_bytes
     with monkeypatch.context() as patch:
         patch.setattr("alpage.engine.plan.may_chain", lambda *_: False)

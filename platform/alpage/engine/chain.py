@@ -54,10 +54,12 @@ class Kept:
         """Keep what is needed of the values (n, y, x) of some days."""
         if path not in self.paths:
             return
-        needed = np.isin(slots, self._slots)
-        at = np.searchsorted(self._slots, slots[needed])
-        self._room(path, values.shape[1:], values.dtype)[at] = values[needed]
-        self._is_kept[path][at] = True
+        room = self._room(path, values.shape[1:], values.dtype)
+        for slot, one in zip(slots, values, strict=True):
+            at = int(np.searchsorted(self._slots, slot))
+            if at < len(self._slots) and self._slots[at] == slot:
+                room[at] = one
+                self._is_kept[path][at] = True
 
     def complete(
         self, path: str, shape_yx: tuple[int, int], dtype: np.dtype[Any], read: Read

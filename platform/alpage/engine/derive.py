@@ -1,5 +1,7 @@
 """A block of a deriving stage: layers along time in, shards of layers out."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,8 +11,13 @@ from alpage.cube.shards import ShardWriter
 from alpage.engine.results import Statistics, layer_of
 from alpage.engine.segments import segment_span
 from alpage.engine.task import Job
-from alpage.product import Derive, Segment, Summarise
+from alpage.product import Derive, Layer, Segment, Summarise
+from alpage.science.zones import zones_by_rows
 from alpage.timeaxis import Calendar, Slots, Span, slot_of, start_of
+
+STRIP_PX = 2**14
+"""Pixels that a function sees at once, in whole rows: what it makes of them on its way stays in
+the core's cache, and a block needs little more memory than what it reads and writes."""
 
 
 def derive(stage: Derive, job: Job) -> NDArray[np.int64]:
@@ -18,25 +25,52 @@ def derive(stage: Derive, job: Job) -> NDArray[np.int64]:
     layout = job.layout
     segment, inner = read_segment(stage, job)
     job.clock.lap("read")
-    found = stage.function(segment)
+    slots = [_slots(stage, job, layer, segment, inner) for layer in stage.layers]
+    made = [
+        np.empty((len(at), *job.shape), dtype=layer.dtype)
+        for layer, at in zip(stage.layers, slots, strict=True)
+    ]
+    for rows, strip in _strips(segment, job.shape):
+        found = stage.function(strip)
+        for layer, values in zip(stage.layers, made, strict=True):
+            values[:, rows] = layer_of(stage.name, found, layer, len(values), job.area[rows])
     statistics, area_px = Statistics(stage.layers), int(job.area.sum())
-    for layer in stage.layers:
-        axis = layout.axes[layer.calendar]
-        slots: Slots = np.arange(axis.window)
-        if stage.segment is Calendar.DAY:
-            slots = slot_of(Calendar.DAY, segment.days) - inner.start
-        values = layer_of(stage.name, found, layer, len(slots), job)
+    for layer, at, values in zip(stage.layers, slots, made, strict=True):
         statistics.add(layer, values, area_px)
         if job.kept is not None and stage.segment is Calendar.DAY:
-            job.kept.put(layer.path, slots + inner.start, values)
+            job.kept.put(layer.path, at + inner.start, values)
         job.clock.lap("compute")
         shards = layout.shards(layer, job.store)
         writer = ShardWriter(shards.shape)
-        writer.add(slots, values)
+        writer.add(at, values)
         place = layout.place(layer, job.tile, job.task.id.block)
         shards.write(place, writer.finish())
         job.clock.lap("write")
     return statistics.array
+
+
+def _slots(stage: Derive, job: Job, layer: Layer, segment: Segment, inner: Span) -> Slots:
+    """Where a block's values of a layer lie along time in their shard."""
+    if stage.segment is Calendar.DAY:
+        return slot_of(Calendar.DAY, segment.days) - inner.start
+    return np.arange(job.layout.axes[layer.calendar].window)
+
+
+def _strips(segment: Segment, shape_yx: tuple[int, int]) -> Iterator[tuple[slice, Segment]]:
+    """Yield some rows at a time, and what the function sees of them."""
+    height, width = shape_yx
+    step = max(1, STRIP_PX // width)
+    strips = [slice(row, min(row + step, height)) for row in range(0, height, step)]
+    for rows, zones in zip(strips, zones_by_rows(segment.zones, strips), strict=True):
+        yield (
+            rows,
+            replace(
+                segment,
+                layers={path: values[:, rows] for path, values in segment.layers.items()},
+                dem=None if segment.dem is None else segment.dem[rows],
+                zones=zones,
+            ),
+        )
 
 
 def _layer(job: Job, path: str, slots: Slots) -> NDArray[Any]:

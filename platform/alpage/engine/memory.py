@@ -63,7 +63,9 @@ def peak_bytes(
             case Observe():
                 peaks.append(_observing(layout, stage, batch, context, most) + kept)
             case Derive():
-                peaks.append(_reading(layout, stage, most) + _writing(layout, stage.layers) + kept)
+                peaks.append(
+                    _reading(layout, stage, most) + _writing(layout, stage.layers, most) + kept
+                )
             case Summarise():
                 peaks.append(_reading(layout, stage, most))
             case _:
@@ -81,7 +83,7 @@ def _observing(layout: Layout, stage: Observe, batch: int, context: Context, mos
     days = most(layout.axes[Calendar.DAY].window)
     sizes = [area * _itemsize(layer) for layer in stage.layers]
     # Days whose inner chunks are not complete yet, and the shards so far; one is then joined.
-    kept = min(days, DAYS + batch)
+    kept = min(days, most(DAYS) + batch)
     return bands + (kept + days) * sum(sizes) + days * max(sizes, default=0)
 
 
@@ -105,10 +107,13 @@ def _layers_read(layout: Layout, stage: Derive | Summarise, most: MostDays) -> i
     return read * layout.grid.tile_px**2 * sum(_itemsize(layer) for layer in layers)
 
 
-def _writing(layout: Layout, layers: tuple[Layer, ...]) -> int:
+def _writing(layout: Layout, layers: tuple[Layer, ...], most: MostDays) -> int:
     """The layers that a function made, once more where they are cut, and one as a shard."""
-    area = layout.grid.tile_px**2
-    sizes = [area * layout.axes[layer.calendar].window * _itemsize(layer) for layer in layers]
+    sizes = []
+    for layer in layers:
+        window = layout.axes[layer.calendar].window
+        slots = most(window) if layer.calendar is Calendar.DAY else window
+        sizes.append(slots * layout.grid.tile_px**2 * _itemsize(layer))
     return sum(sizes) + 2 * max(sizes)
 
 

@@ -29,7 +29,7 @@ def observe(stage: Observe, job: Job) -> NDArray[np.int64]:
         found = stage.function(given.observation(imagery))
         slots = slot_of(Calendar.DAY, imagery.days) - span.start
         for layer in stage.layers:
-            values = layer_of(stage.name, found, layer, len(slots), job)
+            values = layer_of(stage.name, found, layer, len(slots), job.area)
             statistics.add(layer, values, area_px)
             if job.kept is not None:
                 job.kept.put(layer.path, slots + span.start, values)

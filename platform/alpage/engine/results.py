@@ -15,20 +15,20 @@ from alpage.timeaxis import Span
 
 
 def layer_of(
-    stage: str, found: Mapping[str, Any], layer: Layer, steps: int, job: Job
+    stage: str, found: Mapping[str, Any], layer: Layer, steps: int, area: NDArray[np.bool_]
 ) -> NDArray[Any]:
     """Return a layer (steps, y, x) as a stage's function made it, with fill outside the area.
 
-    Tiles that the area does not touch are never computed, so the other pixels outside of it
+    Tiles that the area (y, x) does not touch are never computed, so the other pixels outside of it
     hold nothing either. Raises ProductError for another shape or dtype.
     """
-    values, shape = named(stage, found, layer.name), (steps, *job.shape)
+    values, shape = named(stage, found, layer.name), (steps, *area.shape)
     if values.shape != shape or values.dtype != np.dtype(layer.dtype):
         raise ProductError(
             f"stage {stage}, layer {layer.name}: expected {layer.dtype} {shape}, "
             f"got {values.dtype} {values.shape}; mend its function"
         )
-    return values if job.is_whole else np.where(job.area, values, values.dtype.type(layer.fill))
+    return values if area.all() else np.where(area, values, values.dtype.type(layer.fill))
 
 
 def table_of(stage: str, found: Any, name: str, shape: tuple[int, ...]) -> NDArray[Any]:

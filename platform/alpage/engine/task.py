@@ -125,11 +125,6 @@ class Job:
         return inside(self.shared.area, self.box)
 
     @cached_property
-    def is_whole(self) -> bool:
-        """Whether all of the tile lies within the area."""
-        return bool(self.area.all())
-
-    @cached_property
     def zones(self) -> ZoneIndex:
         """Pixels of each zone within the tile."""
         masks = {}

@@ -182,15 +182,14 @@ def season(segment: Segment) -> Mapping[str, Array]:
     first_day, last_day = segment.first_day, segment.last_day
     if context.period is not None:
         first_day, last_day = max(first_day, context.period[0]), min(last_day, context.period[1])
-    origin = first_day - SEASON_MARGIN_DAYS * ONE_DAY
-    n_days = int((last_day - origin) / ONE_DAY) + 1 + SEASON_MARGIN_DAYS
-    at = ((segment.days - origin) / ONE_DAY).astype(np.int64)
-    inside = (at >= 0) & (at < n_days)
-    dense = np.full((n_days, *codes.shape[1:]), NODATA, dtype=np.uint8)
-    dense[at[inside]] = codes[inside]
+    margin = SEASON_MARGIN_DAYS * ONE_DAY
+    inside = (segment.days >= first_day - margin) & (segment.days <= last_day + margin)
+    codes, days = codes[inside], (segment.days[inside] - first_day) // ONE_DAY
     if context.parameters.confirmation_days:
-        dense = drop_isolated_snow(dense, confirmation_days=context.parameters.confirmation_days)
-    found = season_synthesis(dense, first=SEASON_MARGIN_DAYS, last=n_days - 1 - SEASON_MARGIN_DAYS)
+        codes = drop_isolated_snow(
+            codes, days, confirmation_days=context.parameters.confirmation_days
+        )
+    found = season_synthesis(codes, days, first=0, last=int((last_day - first_day) / ONE_DAY))
     shift = int((first_day - segment.first_day) / ONE_DAY)
     layers = {
         "scd": found.scd,

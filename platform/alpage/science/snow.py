@@ -138,14 +138,16 @@ def _snow_flags(
     n1, r1, n2, r2, dark_cloud, back_to_cloud = limits
     flags = np.empty(green.shape, np.uint8)
     for t in range(green.shape[0]):
+        g_gain, r_gain, s_gain = linear[0, 0, t], linear[0, 1, t], linear[0, 2, t]
+        g_offset, r_offset, s_offset = linear[1, 0, t], linear[1, 1, t], linear[1, 2, t]
         for y in range(green.shape[1]):
             # Without branches, which the compiler turns into vectors.
             for x in range(green.shape[2]):
                 g_dn, r_dn, s_dn = green[t, y, x], red[t, y, x], swir[t, y, x]
                 bits = quality[t, y, x]
-                g = g_dn * linear[0, 0, t] + linear[1, 0, t]
-                r = r_dn * linear[0, 1, t] + linear[1, 1, t]
-                s = s_dn * linear[0, 2, t] + linear[1, 2, t]
+                g = g_dn * g_gain + g_offset
+                r = r_dn * r_gain + r_offset
+                s = s_dn * s_gain + s_offset
                 ndsi = (g - s) / (g + s)
                 has_ndsi = g + s > 0.0
                 cloud = (bits & _ANY_CLOUD) != 0

@@ -3,6 +3,7 @@
 Source: Let-It-Snow, snow annual map; Gascoin et al. 2019, 10.5194/essd-11-493-2019.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,29 +39,29 @@ class Season:
     """Clear observations in the season; 0 where there is none, never fill."""
 
 
-def season_synthesis(codes: NDArray[np.uint8], *, first: int, last: int) -> Season:
+def season_synthesis(
+    codes: NDArray[np.uint8], days: NDArray[np.integer[Any]], *, first: int, last: int
+) -> Season:
     """Return the indicators of the season between day `first` and day `last`, both in it.
 
-    `codes` (day, y, x) is a dense daily axis with margins around the season: 0 no snow,
-    1 to 100 snow, anything above a gap. Gaps are filled by linear interpolation between
+    `codes` (t, y, x) of the dates that were acquired, those in the margins around the season as
+    well: 0 no snow, 1 to 100 snow, anything above a gap. `days` (t,), ascending, tells their days
+    in the count of `first` and `last`. Gaps are filled by linear interpolation between
     clear days, margins included, and count as snow from one half on; before the first and
     after the last clear day the nearest one holds. Pixels without a clear day in the
     season are SEASON_FILL, and so are onset and melt-out at 10 snow days or fewer: 0 is a
     day like others. Of equally long snow periods the first one counts.
 
-    >>> codes = np.full((30, 1, 1), 254, dtype="uint8")
-    >>> codes[[0, 5, 20, 29], 0, 0] = 0, 100, 100, 0
-    >>> season = season_synthesis(codes, first=0, last=29)
+    >>> codes = np.array([0, 100, 100, 254, 0], dtype="uint8").reshape(5, 1, 1)
+    >>> season = season_synthesis(codes, np.array([0, 5, 20, 25, 29]), first=0, last=29)
     >>> [int(layer[0, 0]) for layer in (season.scd, season.sod, season.smod, season.nobs)]
     [22, 3, 24, 4]
     """
-    n_days = codes.shape[0]
-    if not 0 <= first <= last < n_days:
-        raise ValueError(f"expected 0 <= first <= last < {n_days} days, got {first} and {last}")
-    if n_days >= SEASON_FILL:
-        raise ValueError(f"expected fewer than {SEASON_FILL} days, got {n_days}: cut the axis")
+    if not first <= last < first + SEASON_FILL:
+        raise ValueError(f"expected first <= last and a season, got {first} and {last}")
+    days = _checked(codes, days)
     shape_yx = codes.shape[1:]
-    nobs, scd, nsp, start, length = _synthesise(codes.reshape(n_days, -1), first, last)
+    nobs, scd, nsp, start, length = _synthesise(_by_pixel(codes), days, first, last)
     unseen = nobs == 0
     undated = unseen | (scd <= MINIMUM_SNOW_DAYS)
 
@@ -76,34 +77,49 @@ def season_synthesis(codes: NDArray[np.uint8], *, first: int, last: int) -> Seas
     )
 
 
+def _checked(codes: NDArray[np.uint8], days: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    if days.shape != codes.shape[:1] or np.any(np.diff(days) <= 0):
+        raise ValueError(
+            f"expected one ascending day for each of {codes.shape[0]} dates, got {days.shape}"
+        )
+    return days.astype(np.int64)
+
+
+def _by_pixel(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return codes.reshape(codes.shape[0], math.prod(codes.shape[1:]))
+
+
+_BARE, _SNOWY = 1, 2
+
+
 @njit(cache=True, nogil=True)
-def _synthesise(codes: Any, first: int, last: int) -> Any:
-    n_days, n_pixels = codes.shape
-    seen = np.full(n_pixels, -1, np.int32)  # last clear day
-    snowy = np.zeros(n_pixels, np.bool_)  # was there snow on it
+def _synthesise(codes: Any, days: Any, first: int, last: int) -> Any:
+    n_pixels = codes.shape[1]
+    state = np.zeros(n_pixels, np.uint8)  # of the last clear day, 0 before the first
+    seen = np.zeros(n_pixels, np.int32)  # that day
     begun = np.zeros(n_pixels, np.int32)  # first day of the snow period under way
     nobs = np.zeros(n_pixels, np.int32)
     periods = np.zeros((4, n_pixels), np.int32)  # snow days, onsets, longest: start, length
-    for day in range(n_days):
+    for t in range(days.size):
+        day = days[t]
         for i in range(n_pixels):
-            code = codes[day, i]
+            code = codes[t, i]
             if code > SNOW:
                 continue
-            if first <= day <= last:
-                nobs[i] += 1
+            nobs[i] += first <= day <= last
             # Interpolated snow reaches one half in the middle of the gap, that day included.
             half = (day - seen[i] + 1) // 2
-            if code > 0 and seen[i] < 0:
-                begun[i] = 0
-            elif code > 0 and not snowy[i]:
+            if code > 0 and state[i] == 0:
+                begun[i] = first
+            elif code > 0 and state[i] == _BARE:
                 begun[i] = seen[i] + half
-            elif code == 0 and snowy[i]:
+            elif code == 0 and state[i] == _SNOWY:
                 _close_period(periods, i, begun[i], day - half, first, last)
             seen[i] = day
-            snowy[i] = code > 0
+            state[i] = _SNOWY if code > 0 else _BARE
     for i in range(n_pixels):
-        if snowy[i]:
-            _close_period(periods, i, begun[i], n_days - 1, first, last)
+        if state[i] == _SNOWY:
+            _close_period(periods, i, begun[i], last, first, last)
     return nobs, periods[0], periods[1], periods[2], periods[3]
 
 
@@ -122,9 +138,14 @@ def _close_period(periods: Any, i: int, begin: int, end: int, first: int, last: 
 
 
 def drop_isolated_snow(
-    codes: NDArray[np.uint8], *, confirmation_days: int = CONFIRMATION_DAYS
+    codes: NDArray[np.uint8],
+    days: NDArray[np.integer[Any]],
+    *,
+    confirmation_days: int = CONFIRMATION_DAYS,
 ) -> NDArray[np.uint8]:
-    """Return the daily codes with unconfirmed snow turned into CLOUD: uint8 (day, y, x).
+    """Return the daily codes with unconfirmed snow turned into CLOUD: uint8 (t, y, x).
+
+    `codes` and `days` as in `season_synthesis`.
 
     A snow observation is unconfirmed if the clear observations before and after it show
     no snow, and no other snow observation lies within `confirmation_days`. The first and
@@ -138,38 +159,37 @@ def drop_isolated_snow(
     unknown anyway. An observation without contradiction is kept however long the gaps, so
     cloudy winters lose nothing. Not part of Let-It-Snow.
 
-    >>> codes = np.full((9, 1, 1), 254, dtype="uint8")
-    >>> codes[[0, 4, 8], 0, 0] = 0, 100, 0
-    >>> drop_isolated_snow(codes)[[0, 4, 8], 0, 0]
+    >>> codes = np.array([0, 100, 0], dtype="uint8").reshape(3, 1, 1)
+    >>> drop_isolated_snow(codes, np.array([0, 4, 8])).ravel()
     array([  0, 205,   0], dtype=uint8)
     """
     if confirmation_days < 0:
         raise ValueError(f"confirmation_days must not be negative, got {confirmation_days}")
-    kept = codes.copy().reshape(codes.shape[0], -1)
-    _drop_isolated_snow(kept, confirmation_days)
-    return kept.reshape(codes.shape)
+    kept = codes.copy()
+    _drop_isolated_snow(_by_pixel(kept), _checked(codes, days), confirmation_days)
+    return kept
 
 
 @njit(cache=True, nogil=True)
-def _drop_isolated_snow(codes: Any, confirmation_days: int) -> None:
-    n_days, n_pixels = codes.shape
-    bare = np.zeros(n_pixels, np.bool_)  # the last clear day showed no snow
-    snow_day = np.full(n_pixels, -confirmation_days - 1, np.int32)  # last day with snow
+def _drop_isolated_snow(codes: Any, days: Any, confirmation_days: int) -> None:
+    n_pixels = codes.shape[1]
+    bare = np.zeros(n_pixels, np.bool_)  # the last clear date showed no snow
+    snowy = np.full(n_pixels, -1, np.int32)  # the last date with snow
     doubted = np.zeros(n_pixels, np.bool_)  # ... which nothing before it confirms
-    for day in range(n_days):
+    for t in range(days.size):
         for i in range(n_pixels):
-            code = codes[day, i]
+            code = codes[t, i]
             if code > SNOW:
                 continue
             if code == 0:
                 bare[i] = True
                 continue
-            near = day - snow_day[i] <= confirmation_days
+            near = snowy[i] >= 0 and days[t] - days[snowy[i]] <= confirmation_days
             if doubted[i] and bare[i] and not near:
-                codes[snow_day[i], i] = CLOUD
+                codes[snowy[i], i] = CLOUD
             doubted[i] = bare[i] and not near
-            snow_day[i] = day
+            snowy[i] = t
             bare[i] = False
     for i in range(n_pixels):
         if doubted[i] and bare[i]:
-            codes[snow_day[i], i] = CLOUD
+            codes[snowy[i], i] = CLOUD

@@ -1,6 +1,6 @@
 """The pixels of zones within a block, for statistics by zone."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ class ZoneIndex:
     starts: NDArray[np.int64]
     """Zone number k owns ``pixels[starts[k]:starts[k + 1]]``."""
     pixels: NDArray[np.int32]
-    """Flattened (row-major) pixel numbers."""
+    """Flattened (row-major) pixel numbers, ascending within each zone."""
     shape_yx: tuple[int, int]
     """Shape of the block."""
 
@@ -46,6 +46,31 @@ def zone_index(masks: Mapping[int, NDArray[np.bool_]], shape_yx: tuple[int, int]
     starts[1:] = np.cumsum([row.size for row in rows])
     pixels = np.concatenate(rows) if rows else np.zeros(0, np.int32)
     return ZoneIndex(np.array(zones, np.int32), starts, pixels, shape_yx)
+
+
+def zones_by_rows(index: ZoneIndex, rows: Sequence[slice]) -> Iterator[ZoneIndex]:
+    """Yield the index of the same zones within each of some runs of rows, counted from their first.
+
+    >>> index = zone_index({7: np.array([[True, False], [True, True]])}, (2, 2))
+    >>> [part.pixels.tolist() for part in zones_by_rows(index, [slice(0, 1), slice(1, 2)])]
+    [[0], [0, 1]]
+    """
+    height, width = index.shape_yx
+    numbers = np.arange(len(index.zones))
+    # Pixels ascend within a zone, so these do throughout.
+    places = np.repeat(numbers, np.diff(index.starts)) * (height * width) + index.pixels
+    for part in rows:
+        first, last = (
+            np.searchsorted(places, numbers * (height * width) + row * width)
+            for row in (part.start, part.stop)
+        )
+        sizes = last - first
+        (there,) = np.nonzero(sizes)
+        runs = [index.pixels[first[n] : last[n]] for n in there]
+        pixels = np.concatenate(runs) if runs else index.pixels[:0]
+        starts = np.concatenate([[0], np.cumsum(sizes[there])]).astype(np.int64)
+        shape = (part.stop - part.start, width)
+        yield ZoneIndex(index.zones[there], starts, pixels - np.int32(part.start * width), shape)
 
 
 def zone_index_from_labels(labels: NDArray[np.int32], background: int = 0) -> ZoneIndex:

@@ -213,8 +213,8 @@ class Derive:
     """Layers along time, and gathered tables, to layers.
 
     The function is called once for each slot of `segment`, whatever the cube's
-    windows are; with `Calendar.DAY` it sees any number of days at once and must
-    treat them independently.
+    windows are, for some rows of a tile at a time; with `Calendar.DAY` it sees any
+    number of days at once and must treat them independently.
     """
 
     name: str

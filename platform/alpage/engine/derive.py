@@ -8,16 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alpage.cube.shards import ShardWriter
+from alpage.engine.memory import STRIP_PX
 from alpage.engine.results import Statistics, layer_of
 from alpage.engine.segments import segment_span
 from alpage.engine.task import Job
 from alpage.product import Derive, Layer, Segment, Summarise
 from alpage.science.zones import zones_by_rows
 from alpage.timeaxis import Calendar, Slots, Span, slot_of, start_of
-
-STRIP_PX = 2**14
-"""Pixels that a function sees at once, in whole rows: what it makes of them on its way stays in
-the core's cache, and a block needs little more memory than what it reads and writes."""
 
 
 def derive(stage: Derive, job: Job) -> NDArray[np.int64]:

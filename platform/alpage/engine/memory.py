@@ -16,8 +16,12 @@ from alpage.timeaxis import Calendar
 BASE_BYTES = 380 * 2**20
 # The part of a worker's memory that a plan may fill: below dask's own limits (0.7 spills).
 USABLE = 0.65
-# What a function makes of digital numbers and quality, per band and pixel of a batch.
+# What a function makes of digital numbers and quality, per band and pixel of a batch, or of the
+# values of a strip.
 FUNCTION_BYTES_PER_BAND = 8
+STRIP_PX = 2**14
+"""Pixels that a function along time sees at once, in whole rows: what it makes of them stays in the
+core's cache, and a block needs little more memory than what it reads and writes."""
 # More gain nothing: the next batches are fetched meanwhile, and these stay in the core's cache.
 # Of 2, 4 and 8 days, 4 took the least time for NDVI and for snow.
 MOST_BATCH_DAYS = 4
@@ -63,9 +67,8 @@ def peak_bytes(
             case Observe():
                 peaks.append(_observing(layout, stage, batch, context, most) + kept)
             case Derive():
-                peaks.append(
-                    _reading(layout, stage, most) + _writing(layout, stage.layers, most) + kept
-                )
+                made = _made_of_strip(layout, stage, most) + _writing(layout, stage.layers, most)
+                peaks.append(_reading(layout, stage, most) + made + kept)
             case Summarise():
                 peaks.append(_reading(layout, stage, most))
             case _:
@@ -98,13 +101,23 @@ def _reading(layout: Layout, stage: Derive | Summarise, most: MostDays) -> int:
 
 
 def _layers_read(layout: Layout, stage: Derive | Summarise, most: MostDays) -> int:
-    layers = [layout.product.layer(path) for path in stage.reads]
-    axis, calendar = layout.axes[layout.steps[stage.name]], layers[0].calendar
+    itemsizes = sum(_itemsize(layout.product.layer(path)) for path in stage.reads)
+    return _slots_read(layout, stage, most) * layout.grid.tile_px**2 * itemsizes
+
+
+def _made_of_strip(layout: Layout, stage: Derive, most: MostDays) -> int:
+    # Tiles wider than a strip are handed over row by row.
+    strip_px = min(max(STRIP_PX, layout.grid.tile_px), layout.grid.tile_px**2)
+    slots = _slots_read(layout, stage, most) * len(stage.reads)
+    return slots * strip_px * FUNCTION_BYTES_PER_BAND
+
+
+def _slots_read(layout: Layout, stage: Derive | Summarise, most: MostDays) -> int:
+    axis = layout.axes[layout.steps[stage.name]]
+    calendar = layout.product.layer(stage.reads[0]).calendar
     margin = stage.margin_days if isinstance(stage, Derive) else 0
-    about = axis.block_span(axis.first_block)
-    slots = len(about.on(calendar, margin_days=margin))
-    read = most(slots) if calendar is Calendar.DAY else slots
-    return read * layout.grid.tile_px**2 * sum(_itemsize(layer) for layer in layers)
+    slots = len(axis.block_span(axis.first_block).on(calendar, margin_days=margin))
+    return most(slots) if calendar is Calendar.DAY else slots
 
 
 def _writing(layout: Layout, layers: tuple[Layer, ...], most: MostDays) -> int:

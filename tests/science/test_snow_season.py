@@ -133,7 +133,7 @@ def test_pixels_do_not_mix():
 
 
 def test_what_is_no_season_is_refused():
-    with pytest.raises(ValueError, match="first <= last"):
+    with pytest.raises(ValueError, match="first <= last and a season, got 7 and 6"):
         synthesis(axis(10, {}), first=7, last=6)
     for days in (np.arange(9), np.zeros(10, int)):
         with pytest.raises(ValueError, match="one ascending day for each of 10 dates"):

@@ -101,8 +101,8 @@ class ShardWriter:
     def __init__(self, shape: ShardShape) -> None:
         self.shape = shape
         self._index = np.full((*shape.chunks, 2), ABSENT, dtype="<u8")
-        self._parts: list[bytes] = []
-        self._size = 0
+        # Grows in place; parts to be joined would be held, and copied, once more.
+        self._data = bytearray()
         self._pending: list[tuple[int, Array]] = []
         self._chunk = np.full(shape.inner, shape.fill, dtype=shape.dtype)
 
@@ -118,14 +118,14 @@ class ShardWriter:
                 self._flush()
             self._pending.append((int(slot), one))
 
-    def finish(self) -> bytes | None:
-        """Return the shard, None where it holds nothing but fill."""
+    def finish(self) -> bytearray | None:
+        """Return the shard, None where it holds nothing but fill. Nothing is added afterwards."""
         self._flush()
-        if not self._parts:
+        if not self._data:
             return None
         index = self._index.tobytes()
-        crc = google_crc32c.value(index).to_bytes(CRC_BYTES, "little")
-        return b"".join([*self._parts, index, crc])
+        self._data += index + google_crc32c.value(index).to_bytes(CRC_BYTES, "little")
+        return self._data
 
     def _flush(self) -> None:
         if not self._pending:
@@ -146,11 +146,10 @@ class ShardWriter:
         rows, columns = parts[0].shape
         for offset, part in zip(offsets, parts, strict=True):
             self._chunk[offset, :rows, :columns] = part
-        data = bytes(imagecodecs.zstd_encode(self._chunk, level=LEVEL))
+        encoded = imagecodecs.zstd_encode(self._chunk, level=LEVEL)
         self._chunk[np.asarray(offsets)] = self.shape.fill
-        self._index[t, y, x] = self._size, len(data)
-        self._parts.append(data)
-        self._size += len(data)
+        self._index[t, y, x] = len(self._data), len(encoded)
+        self._data += encoded
 
 
 @dataclass(frozen=True)
@@ -177,7 +176,7 @@ class Shards:
     def __init__(self, store: Store, path: str, shape: ShardShape, steps: int) -> None:
         self._store, self._path, self.shape, self._steps = store, path, shape, steps
 
-    def write(self, place: Place, data: bytes | None) -> None:
+    def write(self, place: Place, data: bytearray | None) -> None:
         """Put a shard in its place, or take away the one that is there."""
         if data is None:
             sync(self._store.delete(self._key(place)))

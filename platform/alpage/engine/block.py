@@ -14,6 +14,7 @@ from alpage.engine import tally
 from alpage.engine.chain import Kept
 from alpage.engine.clear import clear_block
 from alpage.engine.derive import derive
+from alpage.engine.leftovers import drop_leftovers
 from alpage.engine.observe import observe
 from alpage.engine.shared import Shared, unpack
 from alpage.engine.task import Chain, Done, Job, Outcome, Task
@@ -32,6 +33,7 @@ def run_chain(chain: Chain, fork: icechunk.ForkSession, flight: str) -> Outcome:
 
     Raises what the first block does: nothing is done then.
     """
+    drop_leftovers()
     if len(chain) == 1:
         return Outcome((_run_block(chain[0], fork, None),))
     last, spare = chain[-1], pickle.dumps(fork)

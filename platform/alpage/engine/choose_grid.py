@@ -16,7 +16,7 @@ from alpage.cube.axes import axes_for
 from alpage.cube.layout import Layout
 from alpage.engine.header import CogHeader, CogLevel
 from alpage.engine.inspect import read_band
-from alpage.engine.memory import MOST_BATCH_DAYS, may_chain
+from alpage.engine.memory import may_chain, most_batch_days
 from alpage.engine.storage import ReadCounters
 from alpage.engine.work import SceneIndex
 from alpage.errors import ArchiveError, CubeError, SceneError, StudyError
@@ -114,7 +114,7 @@ def _suits(
     context = Context(parameters, grid.pixel_area_m2)
     index = SceneIndex(layout, context, scenes.scenes)
     memory_gib = study.cluster.memory_gib
-    return may_chain(layout, memory_gib, MOST_BATCH_DAYS, context, index.most_days)
+    return may_chain(layout, memory_gib, most_batch_days(layout), context, index.most_days)
 
 
 def _ground(grid: Grid, tiles: Iterable[Tile]) -> float:

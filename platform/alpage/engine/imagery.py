@@ -2,9 +2,10 @@
 
 import functools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,8 @@ Day = tuple[np.datetime64, tuple[SceneSource, ...]]
 Radiometry = tuple[float, float]
 """Gain and offset."""
 FILL = np.uint8(Quality.FILL)
-BATCHES_AHEAD = 2
-"""Batches of days on their way while one is laid: stores that answer late are asked early."""
+DAYS_AHEAD = 8
+"""Days on their way while one is laid: stores that answer late are asked early."""
 
 
 @functools.cache
@@ -58,7 +59,7 @@ def read_batches(
     geobox: GeoBox,
     counters: ReadCounters,
 ) -> Iterator[Imagery]:
-    """Yield the imagery of batches of days on a geobox; the next ones are fetched meanwhile.
+    """Yield the imagery of batches of days on a geobox; the next days are fetched meanwhile.
 
     The scenes of a day are laid in their order: a pixel is taken, in all bands
     at once, from the first scene in which no band is empty and quality is not
@@ -72,15 +73,26 @@ def read_batches(
     if not batches:
         return
     mosaic = _Mosaic(bands, geobox, max(map(len, batches)), counters)
-    waiting = iter(batches)
+    first = (scenes[0] for _, scenes in chain.from_iterable(batches))
+    with closing(_fetched_ahead(mosaic, first)) as fetches:
+        for batch in batches:
+            yield mosaic.lay(batch, fetches)
+
+
+def _fetched_ahead(
+    mosaic: "_Mosaic", scenes: Iterator[SceneSource]
+) -> "Generator[_Fetch, None, None]":
+    """Yield scenes whose bytes are on their way, as those of the next ones are meanwhile."""
     flying: deque[_Fetch] = deque()
     try:
-        for batch in batches:
-            for later in islice(waiting, 1 + BATCHES_AHEAD - len(flying)):
-                flying.append(mosaic.fetch([scenes[0] for _, scenes in later]))
-            imagery = mosaic.lay(batch, flying[0])
+        for scene in scenes:
+            flying.append(mosaic.fetch(scene))
+            if len(flying) > DAYS_AHEAD:
+                yield flying[0]
+                flying.popleft()
+        while flying:
+            yield flying[0]
             flying.popleft()
-            yield imagery
     finally:
         for fetch in flying:
             fetch.reads.close()
@@ -88,12 +100,12 @@ def read_batches(
 
 @dataclass(frozen=True)
 class _Fetch:
-    """The bands of some scenes, on their way."""
+    """The bands of a scene, on their way."""
 
-    scenes: Sequence[SceneSource]
-    needs: Sequence[Sequence[Need]]
-    """By scene and band."""
-    numbers: Sequence[Sequence[int | None]]
+    scene: SceneSource
+    needs: Sequence[Need]
+    """By band, quality last."""
+    numbers: Sequence[int | None]
     """Of each band's window among the reads; None where it is not fetched ahead."""
     reads: Reads
 
@@ -112,34 +124,30 @@ class _Mosaic:
         self._stack = np.empty((len(bands), most_days, *self._shape), dtype=np.uint16)
         self._quality = np.empty((most_days, *self._shape), dtype=np.uint8)
 
-    def fetch(self, scenes: Sequence[SceneSource]) -> _Fetch:
-        """Return the scenes with their bytes on the way."""
-        needs: list[list[Need]] = []
-        numbers: list[list[int | None]] = []
+    def fetch(self, scene: SceneSource) -> _Fetch:
+        """Return a scene with its bytes on the way."""
+        needs = [self._need(scene, name) for name in (*self._names, QUALITY)]
+        numbers: list[int | None] = []
         requests: list[Request] = []
-        for scene in scenes:
-            needs.append([self._need(scene, name) for name in (*self._names, QUALITY)])
-            places: list[int | None] = []
-            for needed in needs[-1]:
-                ahead = not (needed.is_empty or is_large(needed))
-                places.append(len(requests) if ahead else None)
-                if ahead:
-                    requests.append((needed.header, 0, needed.window))
-            numbers.append(places)
-        return _Fetch(scenes, needs, numbers, Reads(requests, self._counters))
+        for needed in needs:
+            ahead = not (needed.is_empty or is_large(needed))
+            numbers.append(len(requests) if ahead else None)
+            if ahead:
+                requests.append((needed.header, 0, needed.window))
+        return _Fetch(scene, needs, numbers, Reads(requests, self._counters))
 
-    def lay(self, batch: Sequence[Day], first: _Fetch) -> Imagery:
-        """Return the imagery of some days, whose first scenes were fetched before."""
+    def lay(self, batch: Sequence[Day], first: Iterator[_Fetch]) -> Imagery:
+        """Return the imagery of some days, whose first scenes come from those fetched ahead."""
         common = [[_common(scenes, name) for name in self._names] for _, scenes in batch]
         for t, (_, scenes) in enumerate(batch):
             quality = self._quality[t]
-            raw = self._take(first, t, common[t], self._stack[:, t])
+            raw = self._take(next(first), common[t], self._stack[:, t])
             holes = _lay(self._stack, t, quality, self._stack, t, raw, _coding(scenes[0]), True)
             for scene in scenes[1:]:
                 if not holes:
                     break
                 below = np.empty((len(self._stack), 1, *self._shape), dtype=np.uint16)
-                raw = self._take(self.fetch([scene]), 0, common[t], below[:, 0])
+                raw = self._take(self.fetch(scene), common[t], below[:, 0])
                 holes = _lay(self._stack, t, quality, below, 0, raw, _coding(scene), False)
         n = len(batch)
         return Imagery(
@@ -156,20 +164,19 @@ class _Mosaic:
         except BadCog as error:
             raise SceneError(scene.id, f"band {name}: {error}") from error
 
-    def _take(self, fetch: _Fetch, at: int, common: Sequence[Radiometry], out: Array) -> Array:
+    def _take(self, fetch: _Fetch, common: Sequence[Radiometry], out: Array) -> Array:
         """Fill `out` (band, y, x) with a scene's bands and return its quality as it is coded."""
-        scene = fetch.scenes[at]
         for b, name in enumerate(self._names):
-            source = scene.bands[name]
+            source = fetch.scene.bands[name]
             plain = source.header.dtype == "uint16" and source.nodata == 0
             if plain and (source.gain, source.offset) == common[b]:
-                self._pixels(fetch, at, b, out[b])
+                self._pixels(fetch, b, out[b])
             else:
-                out[b] = _normalised(self._pixels(fetch, at, b, None), source, common[b])
-        return self._pixels(fetch, at, len(self._names), None)
+                out[b] = _normalised(self._pixels(fetch, b, None), source, common[b])
+        return self._pixels(fetch, len(self._names), None)
 
-    def _pixels(self, fetch: _Fetch, at: int, band: int, out: Array | None) -> Array:
-        scene, needed, number = fetch.scenes[at], fetch.needs[at][band], fetch.numbers[at][band]
+    def _pixels(self, fetch: _Fetch, band: int, out: Array | None) -> Array:
+        needed, number = fetch.needs[band], fetch.numbers[band]
         name = (*self._names, QUALITY)[band]
         try:
             if number is not None and needed.warp is None:
@@ -187,7 +194,7 @@ class _Mosaic:
                 )
         except BadCog as error:
             where = None if is_large(needed) else (name, needed.window)
-            raise SceneError(scene.id, f"band {name}: {error}", where) from error
+            raise SceneError(fetch.scene.id, f"band {name}: {error}", where) from error
         if out is not None:
             out[:] = pixels
         return pixels

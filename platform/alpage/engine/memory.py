@@ -7,7 +7,7 @@ import numpy as np
 from alpage.cube.layout import Layout
 from alpage.cube.shards import DAYS
 from alpage.engine.chain import follower
-from alpage.engine.imagery import BATCHES_AHEAD
+from alpage.engine.imagery import DAYS_AHEAD
 from alpage.errors import StudyError
 from alpage.product import Context, Derive, Layer, Observe, Summarise
 from alpage.timeaxis import Calendar
@@ -19,15 +19,24 @@ USABLE = 0.65
 # What a function makes of digital numbers and quality, per band and pixel of a batch, or of the
 # values of a strip.
 FUNCTION_BYTES_PER_BAND = 8
+# Bytes that grow are copied up to this size, and remapped beyond. Source: mallopt(3), glibc's
+# largest M_MMAP_THRESHOLD.
+GROWTH_BYTES = 32 * 2**20
 STRIP_PX = 2**14
 """Pixels that a function along time sees at once, in whole rows: what it makes of them stays in the
 core's cache, and a block needs little more memory than what it reads and writes."""
-# More gain nothing: the next batches are fetched meanwhile, and these stay in the core's cache.
-# Of 2, 4 and 8 days, 4 took the least time for NDVI and for snow.
-MOST_BATCH_DAYS = 4
+BATCH_PX = 2**20
+"""Pixels of the days that an observing function sees at once. More gain nothing: the next days are
+fetched meanwhile, and these stay in the core's cache. Of 2, 4 and 8 days of 512² pixels, 4 took
+the least time for NDVI and for snow."""
 
 MostDays = Callable[[int], int]
 """The most days with an acquisition over one tile, of so many consecutive days."""
+
+
+def most_batch_days(layout: Layout) -> int:
+    """Return how many days an observing task holds at once where memory does not matter."""
+    return min(max(1, BATCH_PX // layout.grid.tile_px**2), layout.axes[Calendar.DAY].window)
 
 
 def batch_days(layout: Layout, memory_gib: float, context: Context, most: MostDays) -> int:
@@ -36,7 +45,7 @@ def batch_days(layout: Layout, memory_gib: float, context: Context, most: MostDa
     Raises StudyError where not even one fits beside the block's layers.
     """
     usable = int(memory_gib * 2**30 * USABLE)
-    for days in range(MOST_BATCH_DAYS, 0, -1):
+    for days in range(most_batch_days(layout), 0, -1):
         peak = peak_bytes(layout, days, context, most)
         if peak <= usable:
             return days
@@ -78,16 +87,16 @@ def peak_bytes(
 
 def _observing(layout: Layout, stage: Observe, batch: int, context: Context, most: MostDays) -> int:
     area = layout.grid.tile_px**2
-    batch_px = batch * (layout.grid.tile_px + 2 * stage.halo_px(context)) ** 2
-    imagery = batch_px * (2 * len(stage.bands) + 1)
-    # This batch decoded and, compressed, its rest and the next ones, at most as large as raw.
-    made = batch_px * FUNCTION_BYTES_PER_BAND * (len(stage.bands) + 1)
-    bands = (2 + BATCHES_AHEAD) * imagery + made
+    day_px = (layout.grid.tile_px + 2 * stage.halo_px(context)) ** 2
+    imagery = day_px * (2 * len(stage.bands) + 1)
+    made = batch * day_px * FUNCTION_BYTES_PER_BAND * (len(stage.bands) + 1)
+    # A batch decoded and, compressed, the day that is laid and the next ones, as large as raw.
+    bands = (batch + 1 + DAYS_AHEAD) * imagery + made
     days = most(layout.axes[Calendar.DAY].window)
     sizes = [area * _itemsize(layer) for layer in stage.layers]
-    # Days whose inner chunks are not complete yet, and the shards so far; one is then joined.
+    # Days whose inner chunks are not complete yet, and the shards so far, of which one grows.
     kept = min(days, most(DAYS) + batch)
-    return bands + (kept + days) * sum(sizes) + days * max(sizes, default=0)
+    return bands + (kept + days) * sum(sizes) + min(days * max(sizes, default=0), GROWTH_BYTES)
 
 
 def _reading(layout: Layout, stage: Derive | Summarise, most: MostDays) -> int:
@@ -121,13 +130,13 @@ def _slots_read(layout: Layout, stage: Derive | Summarise, most: MostDays) -> in
 
 
 def _writing(layout: Layout, layers: tuple[Layer, ...], most: MostDays) -> int:
-    """The layers that a function made, once more where they are cut, and one as a shard."""
+    """The layers that a function made, and one as a shard, which grows."""
     sizes = []
     for layer in layers:
         window = layout.axes[layer.calendar].window
         slots = most(window) if layer.calendar is Calendar.DAY else window
         sizes.append(slots * layout.grid.tile_px**2 * _itemsize(layer))
-    return sum(sizes) + 2 * max(sizes)
+    return sum(sizes) + max(sizes) + min(max(sizes), GROWTH_BYTES)
 
 
 def _itemsize(layer: Layer) -> int:

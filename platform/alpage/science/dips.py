@@ -10,6 +10,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from alpage.science.dates import ascending
+
 
 def drop_dips(
     values: NDArray[np.int16], day: NDArray[np.int64], *, fill: int, depth: int, span_days: int
@@ -26,13 +28,10 @@ def drop_dips(
     >>> drop_dips(values, day, fill=-32768, depth=1000, span_days=30).ravel()
     array([  7000, -32768,   7200,   7100,   2500], dtype=int16)
     """
-    if day.shape != values.shape[:1] or np.any(np.diff(day) <= 0):
-        raise ValueError(
-            f"expected one ascending day for each of {values.shape[0]} dates, got {day.shape}"
-        )
+    days = ascending(day, values)
     kept = values.copy()
     flat = values.reshape(values.shape[0], -1)
-    _drop_dips(flat, kept.reshape(flat.shape), day.astype(np.int64), fill, depth, span_days)
+    _drop_dips(flat, kept.reshape(flat.shape), days, fill, depth, span_days)
     return kept
 
 

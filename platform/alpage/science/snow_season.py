@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from alpage.science.dates import ascending
 from alpage.science.snow import CLOUD, SNOW
 
 SEASON_FILL = 65535
@@ -59,7 +60,7 @@ def season_synthesis(
     """
     if not first <= last < first + SEASON_FILL:
         raise ValueError(f"expected first <= last and a season, got {first} and {last}")
-    days = _checked(codes, days)
+    days = ascending(days, codes)
     shape_yx = codes.shape[1:]
     nobs, scd, nsp, start, length = _synthesise(_by_pixel(codes), days, first, last)
     unseen = nobs == 0
@@ -75,14 +76,6 @@ def season_synthesis(
         nsp=layer(nsp, unseen),
         nobs=nobs.astype(np.uint16).reshape(shape_yx),
     )
-
-
-def _checked(codes: NDArray[np.uint8], days: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-    if days.shape != codes.shape[:1] or np.any(np.diff(days) <= 0):
-        raise ValueError(
-            f"expected one ascending day for each of {codes.shape[0]} dates, got {days.shape}"
-        )
-    return days.astype(np.int64)
 
 
 def _by_pixel(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -166,7 +159,7 @@ def drop_isolated_snow(
     if confirmation_days < 0:
         raise ValueError(f"confirmation_days must not be negative, got {confirmation_days}")
     kept = codes.copy()
-    _drop_isolated_snow(_by_pixel(kept), _checked(codes, days), confirmation_days)
+    _drop_isolated_snow(_by_pixel(kept), ascending(days, codes), confirmation_days)
     return kept
 
 

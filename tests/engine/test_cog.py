@@ -217,8 +217,11 @@ def test_what_only_gdal_decodes(tmp_path, write_tif, noise, monkeypatch, profile
 @pytest.mark.parametrize("interleave", ["pixel", "band"])
 def test_of_several_bands_the_first_is_read(tmp_path, write_tif, noise, interleave) -> None:
     array = np.stack([noise((40, 50), seed=n) for n in range(3)])
-    header = header_of(write_tif(tmp_path / "a.tif", array, interleave=interleave))
+    tiles = {"tiled": True, "blockxsize": 16, "blockysize": 16}
+    header = header_of(write_tif(tmp_path / "a.tif", array, interleave=interleave, **tiles))
     assert (header.bands, header.why_slow) == (3, "3 bands")
+    (level,) = header.levels
+    assert level.bytecounts.reshape(level.tiles_yx).shape == (3, 4)
     np.testing.assert_array_equal(read_window(header, (0, 0, 40, 50)), array[0])
 
 

@@ -123,6 +123,45 @@ def test_what_is_darker_than_nothing_was_measured(
     assert (imagery.quality[0, 0, :5] & Quality.FILL != 0).tolist() == [True, *[False] * 4]
 
 
+def test_nodata_that_only_the_item_tells_is_no_pixel(
+    tmp_path: Path, write_tif: Callable[..., Path]
+) -> None:
+    """Half a scene, between whose pixels those of the block lie, with nodata in file or item."""
+    stored, classes = np.full((60, 60), 2000, "uint16"), np.full((60, 60), 4, "uint8")
+    stored[:, :20], classes[:, :20] = 0, 0
+    between = BOX.transform * Affine.translation(0.3, 0.3)
+    laid_by = {}
+    for nodata in (0, None):
+        sources = {}
+        for name, pixels in (("red", stored), ("nir", stored), (QUALITY, classes)):
+            path = tmp_path / f"{name}-{nodata}.tif"
+            write_tif(path, pixels, transform=between, nodata=nodata)
+            sources[name] = BandSource(read_header(str(path)), 1.0, 0.0, 0.0)
+        scene = SceneSource("a", np.datetime64("2022-05-01", "D"), "scl", sources)
+        (imagery,) = read_batches([[(scene.day, (scene,))]], BANDS, BOX, ReadCounters())
+        seen = imagery.quality[0] & Quality.FILL == 0
+        assert seen.any()
+        assert set(imagery.bands["red"][0][seen]) == {2000}
+        laid_by[nodata] = imagery.bands["red"].copy(), imagery.quality.copy()
+    for told, assumed in zip(laid_by[0], laid_by[None], strict=True):
+        np.testing.assert_array_equal(told, assumed)
+
+
+def test_what_is_no_scene_class_is_fill(tmp_path: Path, write_tif: Callable[..., Path]) -> None:
+    classes = np.full((40, 50), 4, "uint16")
+    classes[0, :4] = 42, 256, 300, 65535
+    sources = {}
+    for name, pixels in (
+        *((band.name, np.full((40, 50), 700, "uint16")) for band in BANDS),
+        (QUALITY, classes),
+    ):
+        path = write_tif(tmp_path / f"{name}.tif", pixels, transform=BOX.transform)
+        sources[name] = BandSource(read_header(str(path)), 1.0, 0.0, 0.0)
+    scene = SceneSource("a", np.datetime64("2022-05-01", "D"), "scl", sources)
+    (imagery,) = read_batches([[(scene.day, (scene,))]], BANDS, BOX, ReadCounters())
+    assert (imagery.quality[0, 0, :5] & Quality.FILL != 0).tolist() == [True] * 4 + [False]
+
+
 def test_a_scene_that_goes_away_is_named(scene: Callable[..., Any]) -> None:
     (first, _), (second, _) = scene("a", "2022-05-01", 1), scene("b", "2022-05-02", 2)
     Path(second.bands["nir"].header.href).unlink()

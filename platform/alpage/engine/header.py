@@ -3,7 +3,7 @@
 import json
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import fields as dataclass_fields
 from functools import cached_property, lru_cache
 from typing import Any, Self
@@ -26,6 +26,18 @@ class BadCog(ValueError):  # noqa: N818
 
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}"
+
+
+def can_hold(dtype: "np.dtype[Any]", value: float) -> bool:
+    """Return whether a file of a dtype may have a value as its nodata.
+
+    >>> can_hold(np.dtype("uint16"), -9999.0), can_hold(np.dtype("int16"), -9999.0)
+    (False, True)
+    """
+    if dtype.kind == "f":
+        return True
+    limits = np.iinfo(dtype)
+    return bool(limits.min <= value <= limits.max) and float(value).is_integer()
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +104,15 @@ class CogHeader:
     def fill(self) -> Any:
         """The value of pixels that are not in the file, as a numpy scalar: nodata or 0."""
         return np.dtype(self.dtype).type(0 if self.nodata is None else self.nodata)
+
+    def assuming_nodata(self, nodata: float) -> Self:
+        """Return the header with the nodata that is known otherwise of a file that states none.
+
+        As it is where the file states its own, or its dtype cannot hold the other.
+        """
+        if self.nodata is not None or not can_hold(np.dtype(self.dtype), nodata):
+            return self
+        return replace(self, nodata=nodata)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel as one buffer: Dask sends each small array of a task as a frame of its own."""

@@ -35,8 +35,11 @@ DAYS_AHEAD = 8
 
 @functools.cache
 def quality_table(kind: str, nodata: float) -> NDArray[np.uint8]:
-    """Return the table from a sensor's quality values to bits of `Quality`."""
-    table = {"scl": scl_table, "qa_pixel": qa_pixel_table}[kind]().copy()
+    """Return the table from a sensor's quality values, up to 65535, to bits of `Quality`."""
+    told = {"scl": scl_table, "qa_pixel": qa_pixel_table}[kind]()
+    # Scene classes may come as uint16: what is no class is fill, as it is among the first 256.
+    table = np.full(2**16, FILL)
+    table[: len(told)] = told
     if 0 <= nodata < len(table):
         table[int(nodata)] = FILL
     return table

@@ -38,6 +38,10 @@ class BandSource:
     offset: float
     nodata: float
 
+    def __post_init__(self) -> None:
+        """Have the header tell what only the item says: resampling goes by it."""
+        object.__setattr__(self, "header", self.header.assuming_nodata(self.nodata))
+
 
 @dataclass(frozen=True)
 class SceneSource:

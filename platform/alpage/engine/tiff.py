@@ -13,7 +13,7 @@ import tifffile
 from numpy.typing import NDArray
 from rasterio.session import DummySession
 
-from alpage.engine.header import BadCog, CogHeader, CogLevel, Transform
+from alpage.engine.header import BadCog, CogHeader, CogLevel, Transform, can_hold
 from alpage.engine.storage import ReadCounters, fetch_head, fetch_ranges, gdal_path
 from alpage.redaction import safe_name
 
@@ -151,15 +151,17 @@ def _level(name: str, page: tifffile.TiffPage, size: int, dtype: np.dtype) -> Co
     )
     if min(*tile, height, width) <= 0:
         raise BadCog(name, f"damaged TIFF header: image {height}x{width} in tiles {tile}")
-    offsets = np.array(page.dataoffsets, np.uint64)
-    counts = np.array(page.databytecounts, np.uint64)
+    tiles = math.ceil(height / tile[0]) * math.ceil(width / tile[1])
+    # Of bands that lie apart the first one's tiles come first.
+    own = slice(tiles if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE else None)
+    offsets = np.array(page.dataoffsets, np.uint64)[own]
+    counts = np.array(page.databytecounts, np.uint64)[own]
     if len(offsets) != len(counts):
         raise BadCog(name, f"damaged TIFF header: {len(offsets)} offsets, {len(counts)} sizes")
     counts[offsets == 0] = 0
     _check_whole(name, offsets, counts, size)
     why_slow = _why_slow(page, tile, dtype)
-    tiles = math.ceil(height / tile[0]) * math.ceil(width / tile[1])
-    if not why_slow and len(offsets) != tiles:
+    if len(offsets) != tiles:
         raise BadCog(name, f"damaged TIFF header: {tiles} tiles expected, {len(offsets)} listed")
     return CogLevel(
         shape_yx=(height, width),
@@ -217,8 +219,7 @@ def _nodata(page: tifffile.TiffPage) -> float | None:
     value = float(str(tag.value).strip().rstrip("\0"))
     if page.dtype.kind == "f":
         return float(page.dtype.type(value)) if page.dtype.itemsize < 8 else value
-    limits = np.iinfo(page.dtype)
-    return value if limits.min <= value <= limits.max and value.is_integer() else None
+    return value if can_hold(page.dtype, value) else None
 
 
 def _geokeys(page: tifffile.TiffPage) -> dict[int, int]:

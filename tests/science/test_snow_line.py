@@ -53,6 +53,15 @@ def test_unit_test_of_let_it_snow_upward(vectors):
     assert found == vectors["lis_unit_forward(expect 40)"] == 40
 
 
+@pytest.mark.parametrize(("lowest", "line"), [(-0.4, -2), (-5, -5), (0, 0)])
+def test_a_line_at_the_shore_is_a_line(lowest, line):
+    """Snow down to the lowest band: its lower edge, which -1 would not tell from no line."""
+    dem = np.linspace(lowest, 2000, 500)
+    flags = np.full(500, SNOWY, np.uint8)
+    found = line_of(flags, dem, z_min=lowest, z_max=2000, parameters=LisParameters())
+    assert found == line
+
+
 def test_unit_test_of_let_it_snow_downward(vectors):
     flags, dem, parameters = lis_unit_test()
     histogram = elevation_histogram(

@@ -116,7 +116,7 @@ def snow_line_lis(
     [z_min, z_max]. The answer lies at the lower edge of the second band below the first
     snowy one, rounded down: it is a safe place to start from, not the snow line itself
     (that is `snow_line_elevation`). None where pass 1 found next to no snow, or no band is
-    snowy.
+    snowy. A line at -1 m is told as -2, since -1 says none.
 
     >>> counts = np.array([[50, 50, 0], [50, 50, 0], [50, 50, 0], [50, 50, 20]])
     >>> snow_line_lis(counts, z_min=1000, z_max=1400, parameters=LisParameters())
@@ -131,7 +131,8 @@ def snow_line_lis(
         return NO_SNOW_LINE
     width = (z_max - z_min) / n_bins
     centre = z_min + (max(found - 2, 0) + 0.5) * width
-    return float(math.floor(centre - parameters.elevation_step_m / 2))
+    line = float(math.floor(centre - parameters.elevation_step_m / 2))
+    return line - 1 if line == NO_SNOW_LINE else line
 
 
 def snow_line_elevation(

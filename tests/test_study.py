@@ -7,6 +7,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from shapely.geometry import box
 
 from alpage.errors import StudyError
 from alpage.study import Study, make_study, read_study
@@ -128,6 +129,13 @@ def test_a_bad_area_file_is_named(tmp_path: Path, content: str, message: str) ->
     study = make_study(GOOD | {"area": {"file": "area.geojson"}}, folder=tmp_path)
     with pytest.raises(StudyError, match=rf"^area\.file: .*{message}"):
         study.geometry()
+
+
+def test_a_spike_is_no_part_of_a_surface() -> None:
+    """What mending makes of a ring that runs to a point and back must not be burnt as a line."""
+    ring = [[3, 50], [4, 50], [4, 51], [3.5, 51], [3.5, 52], [3.5, 51], [3, 51], [3, 50]]
+    area = {"geojson": {"type": "Polygon", "coordinates": [ring]}}
+    assert make_study(GOOD | {"area": area}).geometry().equals(box(3, 50, 4, 51))
 
 
 def test_schema_accepts_what_the_model_accepts() -> None:

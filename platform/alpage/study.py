@@ -25,6 +25,7 @@ from shapely.geometry import box, shape
 from shapely.geometry.base import BaseGeometry
 
 from alpage.errors import ProductError, StorageError, StudyError
+from alpage.grid import valid_surface
 from alpage.objectstore import on_s3, read_object
 from alpage.product import Product
 
@@ -378,12 +379,12 @@ class Study(_Strict):
             if not isinstance(geometry, dict) or not geometry.get("coordinates"):
                 raise StudyError(f"{key}: feature {number} of {where} has no geometry")
             try:
-                surface = shapely.make_valid(shape(geometry))
+                surface = valid_surface(shape(geometry))
             except (AttributeError, LookupError, TypeError, ValueError) as error:
                 raise StudyError(
                     f"{key}: feature {number} of {where} is expected to be GeoJSON, {error}"
                 ) from error
-            if surface.is_empty or surface.area == 0:
+            if surface.is_empty:
                 raise StudyError(
                     f"{key}: feature {number} of {where} is expected to be a polygon, "
                     f"got {geometry.get('type')} without a surface"

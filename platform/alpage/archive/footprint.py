@@ -9,6 +9,8 @@ from shapely.affinity import translate
 from shapely.geometry import box, shape
 from shapely.geometry.base import BaseGeometry
 
+from alpage.grid import valid_surface
+
 _HALF_TURN = 180.0
 # What shapely raises on a mapping that is no GeoJSON depends on where it stumbles.
 _BROKEN = (AttributeError, LookupError, TypeError, ValueError, shapely.errors.ShapelyError)
@@ -37,7 +39,7 @@ def read_footprint(geojson: Mapping[str, Any] | None) -> BaseGeometry:
         raise ValueError(f"its geometry is not GeoJSON ({error})") from error
     if raw.is_empty or not np.isfinite(raw.bounds).all():
         raise ValueError("its geometry is empty")
-    areal = _areas(shapely.make_valid(_unwrap(raw)))
+    areal = valid_surface(_unwrap(raw))
     if areal.is_empty:
         raise ValueError(f"its geometry is a {raw.geom_type} without area")
     return cut_at_antimeridian(areal)
@@ -83,11 +85,3 @@ def _unwrap(geometry: BaseGeometry) -> BaseGeometry:
         )
 
     return shapely.transform(geometry, eastwards)
-
-
-def _areas(geometry: BaseGeometry) -> BaseGeometry:
-    polygons = [part for part in shapely.get_parts(geometry) if part.geom_type == "Polygon"]
-    nested = [part for part in shapely.get_parts(geometry) if part.geom_type == "MultiPolygon"]
-    polygons += [piece for part in nested for piece in shapely.get_parts(part)]
-    kept = [piece for piece in polygons if piece.area > 0]
-    return kept[0] if len(kept) == 1 else shapely.MultiPolygon(kept)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 from pydantic import BaseModel
 from shapely.geometry.base import BaseGeometry
@@ -32,7 +31,7 @@ from alpage.engine.shared import Shared
 from alpage.engine.storage import ReadCounters
 from alpage.engine.work import SceneIndex, Work
 from alpage.errors import ArchiveError, StudyError
-from alpage.grid import Grid
+from alpage.grid import Grid, valid_surface
 from alpage.product import Context, Gather, Observe, Product, Summarise, Zone
 from alpage.settings import settings
 from alpage.study import Study
@@ -258,7 +257,7 @@ def _read_zones(study: Study, grid: Grid) -> list[tuple[Zone, BaseGeometry]]:
     """The zones of the study in the grid's CRS; without any, the whole area is one."""
     zones = []
     for identifier, name, geometry in study.read_zones():
-        outline = shapely.make_valid(grid.project(geometry))
+        outline = valid_surface(grid.project(geometry))
         zones.append((Zone(identifier, name, float(outline.area)), outline))
     return zones
 

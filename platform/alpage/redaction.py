@@ -6,6 +6,8 @@ from functools import cache
 
 # What ends a sentence is none of its URL.
 URL = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\"<>]*[^\s'\"<>:,.;)\]]")
+# Of a request's target, which libraries tell apart from its host.
+QUERY = re.compile(r"(?<=[\w/.])\?[\w.%~-]+=[^\s'\"<>]*[^\s'\"<>:,.;)\]]")
 # Keys of AWS hold slashes, which a URL would have to escape.
 USER = re.compile(r"(?<=://)[^\s/@:]+:(?!\d+/)[^\s@]*@")
 # Values shorter than this would be found in words.
@@ -29,8 +31,11 @@ def redact(text: str) -> str:
 
     >>> redact("GET https://me:pw@host/a.tif?sig=secret failed")
     'GET https://host/a.tif failed'
+    >>> redact("Retrying: /v1/search?api_key=secret&sig=xyz")
+    'Retrying: /v1/search'
     """
     text = URL.sub(lambda found: safe_name(found[0]), USER.sub("", text))
+    text = QUERY.sub("", text)
     for secret in _secrets():
         text = text.replace(secret, "***")
     return text

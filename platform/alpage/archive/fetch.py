@@ -1,6 +1,7 @@
 """Read an archive's documents from files, HTTP or S3, within what the policy trusts."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -12,7 +13,11 @@ from urllib3.util import Retry
 
 from alpage.archive.trust import TrustPolicy, mask
 from alpage.errors import ArchiveError, StorageError, UntrustedHref
+from alpage.logs import Redacting
 from alpage.objectstore import read_object
+
+# It warns of retries with the request's query, in which archives take their keys.
+logging.getLogger("urllib3.connectionpool").addFilter(Redacting())
 
 _RETRIED_STATUS = (408, 429, 500, 502, 503, 504)
 _LONGEST_WAIT_S = 30.0

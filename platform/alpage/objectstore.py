@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 
 MAX_TRIES = 10
 RETRIES: "RetryConfig" = {"max_retries": MAX_TRIES}  # with obstore's jittered exponential backoff
-TIMEOUTS: "ClientConfig" = {"connect_timeout": "10s", "timeout": "120s"}
+CONNECT_SECONDS, REQUEST_SECONDS = 10, 120
+TIMEOUTS: "ClientConfig" = {
+    "connect_timeout": f"{CONNECT_SECONDS}s",
+    "timeout": f"{REQUEST_SECONDS}s",
+}
 PASSING = {408, 425, 429}
 """Statuses below 500 that ask for patience."""
 PASSING_SIGNS = (
@@ -156,6 +160,11 @@ class StorageSettings(BaseSettings):
             "AWS_VIRTUAL_HOSTING": "FALSE" if self.path_style else "TRUE",
             "GDAL_HTTP_MAX_RETRY": "8",
             "GDAL_HTTP_RETRY_DELAY": "0.3",
+            "GDAL_HTTP_CONNECTTIMEOUT": str(CONNECT_SECONDS),
+            "GDAL_HTTP_TIMEOUT": str(REQUEST_SECONDS),
+            # Bytes a second, and how long fewer may come.
+            "GDAL_HTTP_LOW_SPEED_LIMIT": "1",
+            "GDAL_HTTP_LOW_SPEED_TIME": "30",
             "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
         }
         if self.requester_pays:

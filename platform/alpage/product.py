@@ -92,6 +92,8 @@ class Zone:
     id: str
     name: str
     area_m2: float
+    pixels: int
+    """Pixels of the cube's grid, continued beyond it, whose centre lies in the zone."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,11 @@ class Context:
     """Pixels of the area in each of `Product.relief_bins` equal bins over that range."""
     period: tuple[np.datetime64, np.datetime64] | None = None
     """First and last day that the study asks for."""
+
+    @property
+    def zone_px(self) -> NDArray[np.int64]:
+        """Pixels of each zone, those that the study's area leaves out too; at least 1."""
+        return np.array([max(zone.pixels, 1) for zone in self.zones], dtype=np.int64)
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from shapely.geometry import box, shape
 from shapely.geometry.base import BaseGeometry
 
 from alpage.errors import ProductError, StorageError, StudyError
-from alpage.grid import valid_surface
 from alpage.objectstore import on_s3, read_object
 from alpage.product import Product
+from alpage.surface import valid_surface
 
 ADDRESSES = {"address": ("tcp", "tls"), "gateway": ("https", "http")}
 BUILT_IN = ("vegetation", "snow", "lakes")

@@ -43,7 +43,7 @@ PRODUCT = Product(
 TRANSFORM = Affine(10, 0, 600_000, 0, -10, 5_000_000)
 GRID = Grid(GeoBox((90, 70), TRANSFORM, "EPSG:32631"), 64)
 PERIOD = covering(Calendar.DAY, "2020-01-05", "2020-01-25")
-ZONES = (Zone("a", "Lac d'Été", 4000.0), Zone("b", "b", 100.0))
+ZONES = (Zone("a", "Lac d'Été", 4000.0, 40), Zone("b", "b", 100.0, 1))
 
 
 @pytest.fixture(scope="module")

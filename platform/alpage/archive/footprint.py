@@ -9,7 +9,7 @@ from shapely.affinity import translate
 from shapely.geometry import box, shape
 from shapely.geometry.base import BaseGeometry
 
-from alpage.grid import valid_surface
+from alpage.surface import valid_surface
 
 _HALF_TURN = 180.0
 # What shapely raises on a mapping that is no GeoJSON depends on where it stumbles.

@@ -26,15 +26,17 @@ from alpage.engine.choose_grid import choose_grid, tiles_of
 from alpage.engine.identity import IDENTITY_KEYS, check_goes_on, identity_of
 from alpage.engine.inspect import Damage, SceneSource, inspect_scenes
 from alpage.engine.memory import batch_days, may_chain, peak_bytes
+from alpage.engine.rasters import count_pixels
 from alpage.engine.relief import Relief, read_relief
 from alpage.engine.shared import Shared
 from alpage.engine.storage import ReadCounters
 from alpage.engine.work import SceneIndex, Work
 from alpage.errors import ArchiveError, StudyError
-from alpage.grid import Grid, valid_surface
+from alpage.grid import Grid
 from alpage.product import Context, Gather, Observe, Product, Summarise, Zone
 from alpage.settings import settings
 from alpage.study import Study
+from alpage.surface import valid_surface
 from alpage.timeaxis import Calendar, Span, covering
 
 
@@ -258,7 +260,8 @@ def _read_zones(study: Study, grid: Grid) -> list[tuple[Zone, BaseGeometry]]:
     zones = []
     for identifier, name, geometry in study.read_zones():
         outline = valid_surface(grid.project(geometry))
-        zones.append((Zone(identifier, name, float(outline.area)), outline))
+        pixels = count_pixels(outline, grid.geobox)
+        zones.append((Zone(identifier, name, float(outline.area), pixels), outline))
     return zones
 
 

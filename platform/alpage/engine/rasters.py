@@ -4,7 +4,8 @@ import numpy as np
 import rasterio.features
 import shapely
 from numpy.typing import NDArray
-from odc.geo.geobox import GeoBox
+from odc.geo.geobox import GeoBox, GeoboxTiles
+from odc.geo.geom import Geometry
 from shapely.geometry.base import BaseGeometry
 
 from alpage.engine.header import BadCog, CogHeader
@@ -14,6 +15,8 @@ from alpage.engine.warp import Kernel, read_onto
 from alpage.errors import StudyError
 
 ELEVATION_KERNEL: Kernel = "bilinear"
+COUNTED_PX = 1024
+"""Side of what is burnt at once to count pixels."""
 
 
 def inside(geometry: BaseGeometry, geobox: GeoBox) -> NDArray[np.bool_]:
@@ -27,6 +30,26 @@ def inside(geometry: BaseGeometry, geobox: GeoBox) -> NDArray[np.bool_]:
         [geometry], out_shape=geobox.shape.yx, transform=geobox.transform, dtype="uint8"
     )
     return np.asarray(burnt != 0)
+
+
+def count_pixels(geometry: BaseGeometry, geobox: GeoBox) -> int:
+    """Return how many pixels have their centre within a geometry of their CRS.
+
+    Pixels are those of the geobox, continued where the geometry leaves it.
+
+    >>> box = GeoBox.from_bbox((0, 0, 100, 100), "EPSG:32631", resolution=10)
+    >>> count_pixels(shapely.box(-21, 12, 9, 16), box)
+    3
+    """
+    shapely.prepare(geometry)
+    whole = geobox.enclosing(Geometry(geometry, geobox.crs))
+    parts = GeoboxTiles(whole, (COUNTED_PX, COUNTED_PX))
+    rows, columns = parts.shape.yx
+    return sum(
+        int(inside(geometry, parts[row, column]).sum())
+        for row in range(rows)
+        for column in range(columns)
+    )
 
 
 def elevation_header(href: str, counters: ReadCounters) -> CogHeader:

@@ -174,11 +174,10 @@ def count(segment: Segment) -> Array:
 
 def finish(total: Array, context: Context) -> Mapping[str, Array]:
     """Area of each lake and day, with what was not seen and its uncertainty."""
-    zone_px = np.array([zone.area_m2 for zone in context.zones]) / context.pixel_area_m2
     wet, dry, _, snow = np.moveaxis(total, -1, 0)
     acquired = total.sum(axis=2) > 0
     # Whatever of the lake is not seen is invalid, outside the swath as well as under cloud.
-    invalid = np.maximum(np.rint(zone_px).astype(np.int64) - wet - dry - snow, 0)
+    invalid = np.maximum(context.zone_px - wet - dry - snow, 0)
     found = lake_area(
         np.stack([wet, dry, np.where(acquired, invalid, 0), snow], axis=-1),
         pixel_area_m2=context.pixel_area_m2,

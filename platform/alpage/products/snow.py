@@ -232,7 +232,7 @@ def finish(total: Array, context: Context) -> Mapping[str, Array]:
     """Snow-covered area, what was not seen, and the snow line of each zone and day."""
     by_code = total.sum(axis=2).astype(np.float64)
     bare, snow, cloud, _ = np.moveaxis(by_code, -1, 0)
-    zone_px = np.array([zone.area_m2 for zone in context.zones]) / context.pixel_area_m2
+    zone_px = context.zone_px
     seen = bare + snow
     acquired = (seen + cloud) > 0
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -244,7 +244,7 @@ def finish(total: Array, context: Context) -> Mapping[str, Array]:
     for day, zone in zip(*np.nonzero((bare > 0) & (snow > 0)), strict=True):
         counts = total[day, zone]
         lines[day, zone] = snow_line_elevation(
-            counts[:, 1], counts[:, 0], edges, total=round(zone_px[zone])
+            counts[:, 1], counts[:, 0], edges, total=int(zone_px[zone])
         )
     return {
         "snow_cover_fraction": fraction,

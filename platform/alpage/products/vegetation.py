@@ -181,8 +181,7 @@ def _moments(total: Array) -> tuple[Array, Array, Array]:
 def finish_days(total: Array, context: Context) -> Mapping[str, Array]:
     """Mean NDVI of the clear pixels of each zone and day."""
     count, mean, deviation = _moments(total)
-    zone_px = np.array([zone.area_m2 for zone in context.zones]) / context.pixel_area_m2
-    clear = np.where(count > 0, np.clip(count / zone_px, 0, 1), np.nan)
+    clear = np.where(count > 0, np.clip(count / context.zone_px, 0, 1), np.nan)
     return {"ndvi_mean": mean, "ndvi_std": deviation, "clear_fraction": clear}
 
 

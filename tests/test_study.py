@@ -32,6 +32,8 @@ GOOD: dict[str, Any] = {
             {"period": "2018-12-31/2018-01-01"}, r"^period: .*before the last", id="reversed"
         ),
         pytest.param({"period": "2018-02-30/2018-03-01"}, r"^period: .*dates", id="no-such-day"),
+        pytest.param({"grid": {"crs": "EPSG:2263"}}, r"^grid\.crs: .*in metres", id="feet"),
+        pytest.param({"grid": {"crs": "EPSG:3857"}}, r"^grid\.crs: .*keeps areas", id="mercator"),
         pytest.param({"area": {}}, r"^area: expected one of bbox, file and geojson", id="no-area"),
         pytest.param(
             {"area": {"bbox": [3, 51, 4, 50]}}, r"^area: latitudes must rise", id="upside-down"

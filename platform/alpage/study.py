@@ -3,6 +3,7 @@
 import datetime as dt
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -127,8 +128,15 @@ class GridChoice(_Strict):
                 crs = CRS.from_user_input(value)
             except CRSError:
                 raise ValueError("expected a CRS such as EPSG:32631") from None
-            if not crs.is_projected:
+            units = {axis.unit_name for axis in crs.axis_info}
+            if not crs.is_projected or units != {"metre"}:
                 raise ValueError("expected a projected CRS in metres, such as EPSG:32631")
+            method = crs.coordinate_operation.method_name if crs.coordinate_operation else ""
+            if "Mercator" in method and not re.search("Transverse|Oblique", method):
+                raise ValueError(
+                    "expected a CRS that nearly keeps areas, such as EPSG:32631: "
+                    f"in {crs.name} they are told too large away from the equator"
+                )
         return value
 
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -19,6 +20,7 @@ import yaml
 import alpage
 from alpage.cli import app, main
 from alpage.clusters import open_cluster
+from alpage.cube.store import MAIN, CubeStore
 from alpage.simulate.spec import ValleySpec
 from alpage.simulate.valley import simulate
 from alpage.study import ClusterChoice
@@ -62,6 +64,25 @@ series = alpage.Summarise(
 )
 good = monthly_ndvi.product
 product = replace(good, name="mean_ndvi", stages=(*good.stages, series), preview="month/ndvi_max")
+"""
+
+
+SLOW = """
+import time
+from dataclasses import replace
+
+import monthly_ndvi
+
+first, *others = monthly_ndvi.product.stages
+
+
+def wait(observation):
+    time.sleep(3)
+    return first.function(observation)
+
+
+stages = (replace(first, function=wait), *others)
+product = replace(monthly_ndvi.product, name="slow", stages=stages)
 """
 
 
@@ -188,6 +209,27 @@ def test_a_bad_study_is_one_line_and_exit_code_2(
     assert told.err.startswith(says)
     assert told.err.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_interrupted_run_says_how_to_go_on(study: Path, tmp_path: Path) -> None:
+    content = yaml.safe_load(study.read_text()) | {"product": "slow:product"}
+    shutil.copyfile(study.parent / "monthly_ndvi.py", tmp_path / "monthly_ndvi.py")
+    (tmp_path / "slow.py").write_text(SLOW)
+    path, cube = tmp_path / "study.yaml", str(tmp_path / "cube")
+    path.write_text(yaml.safe_dump(content))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "alpage", "run", path], stderr=subprocess.PIPE, text=True
+    )
+    until = time.monotonic() + 60
+    while not (CubeStore.exists(cube) and CubeStore.open(cube).branches() - {MAIN}):
+        assert time.monotonic() < until
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.1)
+    # Ends the command as Ctrl-C does, also where the tests were started with that ignored.
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped: what is finished is kept, run again to go on\n" in err
 
 
 def test_a_bill_beyond_a_limit_is_shown_all_the_same(

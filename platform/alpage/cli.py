@@ -39,6 +39,8 @@ app = typer.Typer(
     epilog="Begin with: alpage demo",
 )
 
+INTERRUPTED = 130
+
 StudyFile = Annotated[Path, typer.Argument(help="The study, a YAML file.", metavar="STUDY")]
 Run = Annotated[str, typer.Argument(help="A run's name or id on the Prefect server.")]
 PartOf = Annotated[
@@ -54,14 +56,11 @@ def main() -> None:
     """Run the command line; failures are one sentence and an exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        # What `typer.Exit` was raised with comes back as a value here.
+        # What `typer.Exit` was raised with comes back as a value here, and 130 for an interrupt.
         sys.exit(app(standalone_mode=False))
     except AlpageError as error:
         err.print(f"[bold red]error[/] {plain(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        err.print("stopped: what is finished is kept, run again to go on")
-        sys.exit(130)
     except Exception as error:
         if not _is_usage_error(error):
             raise
@@ -151,8 +150,12 @@ def run(
     from alpage import logs, verbs
 
     logs.configure()
-    with progress_bar(quiet=as_json) as on_progress:
-        report = verbs.run(chosen, part=part, on_progress=on_progress)
+    try:
+        with progress_bar(quiet=as_json) as on_progress:
+            report = verbs.run(chosen, part=part, on_progress=on_progress)
+    except KeyboardInterrupt:
+        err.print("stopped: what is finished is kept, run again to go on")
+        raise typer.Exit(INTERRUPTED) from None
     if as_json:
         print_json(report.to_json())
         return
@@ -294,12 +297,17 @@ def series(
     chosen = read_study(study)
     from alpage import verbs
 
+    if target is not None and target.suffix not in {".csv", ".parquet"}:
+        raise typer.BadParameter(f"expected a name that ends in .csv or .parquet, got {target}")
     table = verbs.series(chosen, calendar=calendar, zone=zone)
     if target is not None:
-        if target.suffix == ".parquet":
-            table.to_parquet(target)
-        else:
-            table.to_csv(target, index=False)
+        try:
+            if target.suffix == ".parquet":
+                table.to_parquet(target)
+            else:
+                table.to_csv(target, index=False)
+        except OSError as error:
+            raise typer.BadParameter(f"{target} cannot be written: {error}") from error
         err.print(f"{len(table)} rows in {target}")
     elif as_json:
         out.print_json(table.to_json(orient="records", date_format="iso"))
@@ -380,7 +388,7 @@ def _follow(name: str, run: str, *, as_json: bool, level: int = 30) -> None:
             highlight=False,
             soft_wrap=True,
         )
-        raise typer.Exit(130) from None
+        raise typer.Exit(INTERRUPTED) from None
     if as_json:
         print_json(ended)
         return

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 out = Console()
 err = Console(stderr=True)
+WHOLE = 10_000
+"""Columns of what no terminal shows: tables for programs are not cut."""
 
 
 @contextmanager
@@ -119,10 +121,11 @@ def print_rows(rows: list[dict[str, Any]], title: str | None = None) -> None:
         return
     table = Table(title=title)
     for column in rows[0]:
-        table.add_column(column)
+        # Ids are to be copied: whole.
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(plain(str(value)) for value in row.values()))
-    out.print(table)
+    (out if out.is_terminal else Console(width=WHOLE)).print(table)
 
 
 def print_json(value: Any) -> None:

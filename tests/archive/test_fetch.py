@@ -1,5 +1,6 @@
 """What is told of an archive that does not answer."""
 
+import logging
 import socket
 
 import pytest
@@ -9,7 +10,14 @@ from alpage.archive.trust import TrustPolicy
 from alpage.errors import ArchiveError
 
 
-def test_retries_are_told_without_the_key(caplog: pytest.LogCaptureFixture) -> None:
+def test_retries_are_told_without_the_key(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Others configure logging anew, which silences loggers that are there.
+    logger = logging.getLogger("urllib3.connectionpool")
+    monkeypatch.setattr(logger, "disabled", False)
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])
+    caplog.set_level(logging.WARNING, logger=logger.name)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         # Nobody listens there.

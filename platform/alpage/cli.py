@@ -14,6 +14,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn
 
 from alpage.errors import AlpageError, StudyError
+from alpage.files import replacing
 from alpage.study import Study, read_study
 from alpage.terminal import (
     err,
@@ -298,16 +299,15 @@ def series(
     from alpage import verbs
 
     if target is not None and target.suffix not in {".csv", ".parquet"}:
-        raise typer.BadParameter(f"expected a name that ends in .csv or .parquet, got {target}")
+        raise StudyError(f"--out: expected a name that ends in .csv or .parquet, got {target}")
     table = verbs.series(chosen, calendar=calendar, zone=zone)
     if target is not None:
+        write = table.to_parquet if target.suffix == ".parquet" else table.to_csv
         try:
-            if target.suffix == ".parquet":
-                table.to_parquet(target)
-            else:
-                table.to_csv(target, index=False)
+            with replacing(target) as scratch:
+                write(scratch, index=False)
         except OSError as error:
-            raise typer.BadParameter(f"{target} cannot be written: {error}") from error
+            raise StudyError(f"--out: {target} cannot be written: {error}") from error
         err.print(f"{len(table)} rows in {target}")
     elif as_json:
         out.print_json(table.to_json(orient="records", date_format="iso"))

@@ -9,7 +9,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -263,16 +263,11 @@ def touch(url: str) -> None:
     listing is not allowed is no failure: who only reads may do without.
     """
     bucket, prefix = split(url)
-    for is_last in tries():
-        try:
-            obstore.list_with_delimiter(bucket_store(bucket), prefix)
-        except (FileNotFoundError, BaseError) as error:
-            if _code(str(error)) in ("AccessDenied", "AllAccessDisabled"):
-                return
-            if is_last or not _is_broken_off(error):
-                raise StorageError(f"s3://{bucket}: {reason(error)}") from None
-        else:
-            return
+    try:
+        until_whole(lambda: obstore.list_with_delimiter(bucket_store(bucket), prefix))
+    except (FileNotFoundError, BaseError) as error:
+        if _code(str(error)) not in ("AccessDenied", "AllAccessDisabled"):
+            raise StorageError(f"s3://{bucket}: {reason(error)}") from None
 
 
 def names_under(url: str) -> Iterator[str]:
@@ -298,15 +293,26 @@ def read_object(url: str) -> bytes:
     Raises FileNotFoundError where there is none, StorageError where it cannot be read.
     """
     bucket, key = split(url)
+    try:
+        return until_whole(lambda: bytes(obstore.get(bucket_store(bucket), key).bytes()))
+    except (FileNotFoundError, BaseError) as error:
+        # Some stores answer 404 to a key of nobody, too.
+        if isinstance(error, FileNotFoundError) and _code(str(error)) not in MEANINGS:
+            raise FileNotFoundError(url) from None
+        raise StorageError(f"{url} cannot be read: {reason(error)}") from None
+
+
+def until_whole[T](ask: Callable[[], T]) -> T:
+    """Return what a request gives, made again where its answer broke off on the way.
+
+    What else fails raises obstore's own error, after obstore's own tries.
+    """
     for is_last in tries():
         try:
-            return bytes(obstore.get(bucket_store(bucket), key).bytes())
-        except (FileNotFoundError, BaseError) as error:
-            # Some stores answer 404 to a key of nobody, too.
-            if isinstance(error, FileNotFoundError) and _code(str(error)) not in MEANINGS:
-                raise FileNotFoundError(url) from None
+            return ask()
+        except BaseError as error:
             if is_last or not _is_broken_off(error):
-                raise StorageError(f"{url} cannot be read: {reason(error)}") from None
+                raise
     raise AssertionError("unreachable")
 
 

@@ -26,6 +26,13 @@ def test_a_faithful_proxy_passes(s3: Any, proxy: Any) -> None:
     assert s3.listing() == []
 
 
+def test_a_network_that_breaks_is_no_broken_promise(s3: Any, proxy: Any) -> None:
+    proxy.faults, proxy.fault_rate = ("truncated",), 0.4
+    for number in range(5):
+        probe(f"{s3.url}/{number}")
+    assert proxy.played["truncated"] > 3
+
+
 @pytest.mark.parametrize(
     ("broken", "told"),
     [

@@ -16,7 +16,7 @@ from obstore.store import S3Store
 
 from alpage.cube.place import is_local
 from alpage.errors import StorageError
-from alpage.objectstore import bucket_store, reason, split
+from alpage.objectstore import bucket_store, reason, split, until_whole
 
 MOST_SKEW = dt.timedelta(minutes=5)
 SERVERS = "use AWS S3, Ceph, or versitygw 1.8 or newer"
@@ -121,7 +121,9 @@ class _Asked:
         key, content = self.key("range"), os.urandom(LENGTH)
         self._do("write", lambda: obstore.put(self.store, key, content))
         try:
-            part = bytes(obstore.get_range(self.store, key, start=100, length=50))
+            part = until_whole(
+                lambda: bytes(obstore.get_range(self.store, key, start=100, length=50))
+            )
         except (BaseError, FileNotFoundError) as error:
             whole = "non-partial" in str(error)
             told = "it answered with the whole object" if whole else reason(error)
@@ -164,7 +166,7 @@ class _Asked:
 
     def _do[T](self, verb: str, ask: Callable[[], T]) -> T:
         try:
-            return ask()
+            return until_whole(ask)
         except (BaseError, FileNotFoundError) as error:
             raise self._failed(
                 f"cannot {verb} an object beside it, expected to: {reason(error)}"

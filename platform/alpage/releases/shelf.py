@@ -11,7 +11,7 @@ from obstore.store import LocalStore, ObjectStore
 
 from alpage.cube.place import is_local, local_path
 from alpage.errors import StorageError
-from alpage.objectstore import bucket_store, on_s3, reason, split
+from alpage.objectstore import bucket_store, on_s3, reason, split, until_whole
 
 if TYPE_CHECKING:
     from obstore import UpdateVersion
@@ -43,9 +43,13 @@ class Shelf:
 
     def read(self, path: str) -> tuple[bytes, str | None] | None:
         """Return an object and its entity tag; None where there is none."""
-        try:
+
+        def ask() -> tuple[bytes, str | None]:
             answer = obstore.get(self.store, self.key(path))
             return bytes(answer.bytes()), answer.meta["e_tag"]
+
+        try:
+            return until_whole(ask)
         except FileNotFoundError:
             return None
         except BaseError as error:

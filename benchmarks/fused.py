@@ -101,6 +101,11 @@ def main() -> None:
     )
     parser.add_argument("--only", choices=["disk", "s3"], help="one of the two places (both)")
     parser.add_argument("--task", choices=["ndvi", "snow", "blocks_1024"], help="one job (all)")
+    parser.add_argument(
+        "--without-peers",
+        action="store_true",
+        help="alpage and the floor only, not other libraries",
+    )
     options = parser.parse_args()
     size, dates = options.size, options.dates
     tasks = [
@@ -109,6 +114,8 @@ def main() -> None:
         Task("blocks_1024", ArchiveSpec(size, dates, 1024), FEW_WAYS, check_ndvi),
     ]
     tasks = [task for task in tasks if options.task in (None, task.name)]
+    if options.without_peers:
+        tasks = [replace(task, ways=[way for way in task.ways if is_ours(way)]) for task in tasks]
     console, specs = Console(), [one for task in tasks for one in (task.small, task.spec)]
     with console.status("writing the archives"):
         for spec in specs:
@@ -133,6 +140,11 @@ def main() -> None:
             results[task.key(place)] = flat(medians, task) | {"load_before": load}
     console.print(goals_of(results))
     keep(results)
+
+
+def is_ours(way: str) -> bool:
+    """Return whether a way is alpage's, or the floor it stands on."""
+    return "alpage" in way or "floor" in way
 
 
 def measure_all(

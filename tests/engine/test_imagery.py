@@ -110,7 +110,7 @@ def test_what_is_darker_than_nothing_was_measured(
     tmp_path: Path, write_tif: Callable[..., Path]
 ) -> None:
     stored = np.full((40, 50), 700, "int16")
-    stored[0, :4] = -9999, -12, 0, 1
+    stored[0, :6] = -9999, -12, 0, 1, -32768, 32767
     classes = np.full((40, 50), 4, "uint8")
     bands = {band.name: (stored, -9999) for band in BANDS} | {QUALITY: (classes, 0)}
     sources = {}
@@ -119,8 +119,12 @@ def test_what_is_darker_than_nothing_was_measured(
         sources[name] = BandSource(read_header(str(path)), 1.0, 0.0, nodata)
     scene = SceneSource("a", np.datetime64("2022-05-01", "D"), "scl", sources)
     (imagery,) = read_batches([[(scene.day, (scene,))]], BANDS, BOX, ReadCounters())
-    assert imagery.bands["red"][0, 0, :5].tolist() == [0, 1, 1, 1, 700]
-    assert (imagery.quality[0, 0, :5] & Quality.FILL != 0).tolist() == [True, *[False] * 4]
+    numbers = imagery.bands["red"][0, 0, :7].astype(int)
+    # Of the lowest number alone one is lost: 0 stands for an empty pixel.
+    measured = numbers * imagery.gains["red"][0] + imagery.offsets["red"][0]
+    assert measured.tolist()[1:] == [-12, 0, 1, -32767, 32767, 700]
+    assert numbers[0] == 0
+    assert (imagery.quality[0, 0, :7] & Quality.FILL != 0).tolist() == [True, *[False] * 6]
 
 
 def test_nodata_that_only_the_item_tells_is_no_pixel(

@@ -29,6 +29,7 @@ Day = tuple[np.datetime64, tuple[SceneSource, ...]]
 Radiometry = tuple[float, float]
 """Gain and offset."""
 FILL = np.uint8(Quality.FILL)
+SIGNED_MIN = int(np.iinfo(np.int16).min)
 DAYS_AHEAD = 8
 """Days on their way while one is laid: stores that answer late are asked early."""
 
@@ -210,17 +211,24 @@ def _coding(scene: SceneSource) -> NDArray[np.uint8]:
 def _common(scenes: tuple[SceneSource, ...], band: str) -> Radiometry:
     """The radiometry that all scenes of one day are brought to: that of the lowest offset."""
     return min(
-        ((scene.bands[band].gain, scene.bands[band].offset) for scene in scenes),
-        key=lambda pair: (pair[1], pair[0]),
+        (_unsigned(scene.bands[band]) for scene in scenes), key=lambda pair: (pair[1], pair[0])
     )
+
+
+def _unsigned(source: BandSource) -> Radiometry:
+    """A band's radiometry, once its numbers are shifted so that none is below zero."""
+    shift = -SIGNED_MIN if source.header.dtype == "int16" else 0
+    return source.gain, source.offset - shift * source.gain
 
 
 def _normalised(dn: Array, source: BandSource, common: Radiometry) -> NDArray[np.uint16]:
     gain, offset = common
     empty = dn == source.nodata
-    own_gain, own_offset = source.gain, source.offset
-    if (own_gain, own_offset) != common:
-        dn = np.rint((dn * float(own_gain) + (own_offset - offset)) / gain)
+    shift = (source.offset - offset) / gain
+    if source.gain == gain and shift.is_integer():
+        dn = dn.astype(np.int32) + int(shift)
+    else:
+        dn = np.rint((dn * float(source.gain) + (source.offset - offset)) / gain)
     # From here on 0 is empty: what is as dark as that, or darker, was measured all the same.
     out = np.clip(dn, 1, 65535).astype(np.uint16)
     out[empty] = 0

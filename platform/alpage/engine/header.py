@@ -84,6 +84,8 @@ class CogHeader:
     """'<' or '>'."""
     levels: tuple[CogLevel, ...]
     """Full resolution first, then overviews, largest first. Masks are left out."""
+    measured_at_xy: tuple[float, float] | None = None
+    """Where, in its CRS, the size of a cube's pixels is measured; None for the image's centre."""
 
     @property
     def shape_yx(self) -> tuple[int, int]:
@@ -158,7 +160,9 @@ class CogHeader:
             offsets = np.cumsum(gaps, dtype=np.uint64)
             shapes: dict[str, Any] = {key: tuple(plain.pop(key)) for key in ("shape_yx", "tile_yx")}
             levels.append(CogLevel(offsets=offsets, bytecounts=counts, **shapes, **plain))
-        fields["transform"] = tuple(fields["transform"])
+        for key in ("transform", "measured_at_xy"):
+            if fields.get(key) is not None:
+                fields[key] = tuple(fields[key])
         return cls(levels=tuple(levels), **fields)
 
 

@@ -33,6 +33,13 @@ class Source:
     crs: int | str
     transform: Transform
     shape_yx: tuple[int, int]
+    measured_at_xy: tuple[float, float] | None = None
+
+    @property
+    def middle_xy(self) -> tuple[float, float]:
+        """The image's centre."""
+        (height, width), (a, b, c, d, e, f) = self.shape_yx, self.transform
+        return (a * width + b * height) / 2 + c, (d * width + e * height) / 2 + f
 
     @property
     def separable(self) -> bool:
@@ -85,7 +92,7 @@ def grids(header: CogHeader, geobox: GeoBox) -> tuple[Source, Block]:
 
 def source_of(header: CogHeader) -> Source:
     """Return a file's grid."""
-    return Source(header.crs, header.transform, header.shape_yx)
+    return Source(header.crs, header.transform, header.shape_yx, header.measured_at_xy)
 
 
 def block_of(geobox: GeoBox) -> Block:
@@ -122,8 +129,23 @@ def _parallel(source: Source, block: Block) -> tuple[Positions, Positions]:
 def _full(source: Source, block: Block) -> tuple[Positions, Positions]:
     # Kept for the bands and dates of one scene grid: 16 bytes a pixel and grid.
     x, y = np.meshgrid(*block.centres())
-    rows, columns = source.pixels_at(*project(x, y, block.crs, source.crs))
+    rows, columns = _pixels(source, x, y, block.crs)
     return _steps(rows), _steps(columns)
+
+
+def _pixels(source: Source, x: Array, y: Array, crs: str) -> Points:
+    """Return rows and columns, in pixels from the corner, of points in another CRS."""
+    x, y = project(x, y, crs, source.crs)
+    if _is_geographic(source.crs):
+        # A file from 0 to 360 degrees has western longitudes too, as one to 180 what is beyond.
+        with np.errstate(invalid="ignore"):
+            x = x - 360 * np.rint((x - source.middle_xy[0]) / 360)
+    return source.pixels_at(x, y)
+
+
+@cache
+def _is_geographic(crs: int | str) -> bool:
+    return bool(pyproj.CRS.from_user_input(crs).is_geographic)
 
 
 @lru_cache(maxsize=1024)
@@ -135,7 +157,7 @@ def rim(source: Source, block: Block) -> tuple[Positions, Positions]:
     else:
         ends_x, ends_y = np.repeat(x[[0, -1]], len(y)), np.repeat(y[[0, -1]], len(x))
         around = np.concatenate([np.tile(x, 2), ends_x]), np.concatenate([ends_y, np.tile(y, 2)])
-        rows, columns = source.pixels_at(*project(*around, block.crs, source.crs))
+        rows, columns = _pixels(source, *around, block.crs)
     return _steps(rows), _steps(columns)
 
 
@@ -143,17 +165,17 @@ def rim(source: Source, block: Block) -> tuple[Positions, Positions]:
 def scale(source: Source, crs: str, resolution_yx: tuple[float, float]) -> tuple[float, float]:
     """Return the size of a block's pixel in source pixels, along rows and along columns.
 
-    Taken at the file's centre, so that it is one for all blocks. NaN where that has no place in
-    the block's CRS.
+    Taken at one place of the file, so that it is one for all blocks. NaN where that has no place
+    in the block's CRS.
     """
     high, wide = resolution_yx
     if are_parallel(source, crs):
         return abs(high / source.transform[4]), abs(wide / source.transform[0])
-    middle = (np.array([n / 2]) for n in source.shape_yx)
-    x, y = project(*source.points_at(*middle), source.crs, crs)
+    at_x, at_y = source.measured_at_xy or source.middle_xy
+    x, y = project(np.array([at_x]), np.array([at_y]), source.crs, crs)
     xs = x + np.array([-wide, wide, 0, 0]) / 2
     ys = y + np.array([0, 0, -high, high]) / 2
-    rows, columns = source.pixels_at(*project(xs, ys, crs, source.crs))
+    rows, columns = _pixels(source, xs, ys, crs)
     if not (np.isfinite(rows).all() and np.isfinite(columns).all()):
         return math.nan, math.nan
     return (

@@ -1,5 +1,7 @@
 """Areas, zones and elevation on the pixels of a block."""
 
+from dataclasses import replace
+
 import numpy as np
 import rasterio.features
 import shapely
@@ -9,6 +11,7 @@ from odc.geo.geom import Geometry
 from shapely.geometry.base import BaseGeometry
 
 from alpage.engine.header import BadCog, CogHeader
+from alpage.engine.positions import project
 from alpage.engine.storage import ReadCounters
 from alpage.engine.tiff import read_header
 from alpage.engine.warp import Kernel, read_onto
@@ -56,12 +59,19 @@ def count_pixels(geometry: BaseGeometry, geobox: GeoBox) -> int:
     )
 
 
-def elevation_header(href: str, counters: ReadCounters) -> CogHeader:
-    """Return the header of an elevation raster. Raises StudyError where it cannot be read."""
+def elevation_header(href: str, geobox: GeoBox, counters: ReadCounters) -> CogHeader:
+    """Return the header of an elevation raster, which may reach far beyond the grid under it.
+
+    Raises StudyError where it cannot be read.
+    """
     try:
-        return read_header(href, counters)
+        header = read_header(href, counters)
     except BadCog as error:
         raise StudyError(f"dem: {error}") from error
+    left, bottom, right, top = geobox.boundingbox.bbox
+    middle = np.array([(left + right) / 2]), np.array([(bottom + top) / 2])
+    x, y = project(*middle, str(geobox.crs), header.crs)
+    return replace(header, measured_at_xy=(float(x[0]), float(y[0])))
 
 
 def read_elevation(

@@ -65,7 +65,7 @@ def read_relief(
     StudyError where the elevation raster has nothing within the area.
     """
     href = study.locate(str(study.dem))
-    header = elevation_header(href, counters)
+    header = elevation_header(href, grid.geobox, counters)
     # Before any pixel: what is written anew meanwhile is read anew by the next plan.
     version = version_of(href, counters)
     file = None if version is None else str(digest(href, version))

@@ -162,6 +162,13 @@ def test_newest_processing_is_kept(scene: Scene) -> None:
     assert deduplicate(copies[::-1])[0] == kept
 
 
+def test_of_items_of_one_name_the_newest_is_kept(scene: Scene) -> None:
+    """Headers, quarantine and record go by it, wherever the two lie."""
+    old = replace(scene, baseline="02.14", footprint=box(5, 5, 6, 6))
+    new = replace(scene, baseline="05.00")
+    assert deduplicate([old, new]) == ((new,), (old,))
+
+
 def test_baselines_compare_as_numbers(scene: Scene) -> None:
     copies = [replace(scene, baseline=b, id=b) for b in ("05.9", "05.11")]
     assert [s.id for s in deduplicate(copies)[0]] == ["05.11"]

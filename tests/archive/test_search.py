@@ -188,6 +188,24 @@ def test_a_catalogue_of_bare_items_is_filtered_by_what_they_say(items: Any, tmp_
     assert [scene.id for scene in found.scenes.scenes] == [features[0]["id"]]
 
 
+def test_one_name_in_two_collections_is_refused(items: Any, tmp_path: Path) -> None:
+    """Two acquisitions of one id: of neither could be told which is meant."""
+    first = items(SITE2)[0]
+    second = json.loads(json.dumps(items(SITE2)[1]))
+    second |= {"id": first["id"], "collection": "other"}
+    write_collection(tmp_path, [first, second])
+    root = tmp_path / "catalog.json"
+    links = [{"rel": "item", "href": f"./{number}.json"} for number in range(2)]
+    root.write_text(json.dumps({"type": "Catalog", "id": "root", "links": links}))
+
+    def ask(collection: str | None) -> Any:
+        return search_archive(str(root), collection=collection, geometry=AFRICA, period=SUMMER)
+
+    with pytest.raises(ArchiveError, match=f"and other both have an item {first['id']}: name one"):
+        ask(None)
+    assert len(ask("other").scenes) == 1
+
+
 def test_reprocessed_scenes_are_replaced(items: Any, tmp_path: Path) -> None:
     old = items(SITE2)[0]
     new = json.loads(json.dumps(old))

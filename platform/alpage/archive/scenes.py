@@ -160,7 +160,8 @@ def deduplicate(scenes: Iterable[Scene]) -> tuple[tuple[Scene, ...], tuple[Scene
     """Return the scenes to use and the older copies dropped, each in the order they came.
 
     Of one acquisition the newest processing is kept: highest baseline, then ``updated``, then
-    id. An older copy stays where the newer ones leave more than 5 % of its ground unseen.
+    id. An older copy stays where the newer ones leave more than 5 % of its ground unseen, but
+    where the newer one has its name.
     """
     listed = list(scenes)
     copies: dict[tuple[str, ...], list[Scene]] = defaultdict(list)
@@ -174,8 +175,16 @@ def deduplicate(scenes: Iterable[Scene]) -> tuple[tuple[Scene, ...], tuple[Scene
                 dropped.add(id(scene))
             else:
                 seen = scene.footprint if seen is None else seen.union(scene.footprint)
+    named: dict[tuple[str, str], Scene] = {}
+    for scene in sorted(listed, key=_recency, reverse=True):
+        if id(scene) not in dropped and named.setdefault(_name(scene), scene) is not scene:
+            dropped.add(id(scene))
     kept = tuple(scene for scene in listed if id(scene) not in dropped)
     return kept, tuple(scene for scene in listed if id(scene) in dropped)
+
+
+def _name(scene: Scene) -> tuple[str, str]:
+    return scene.collection, scene.id
 
 
 def _is_covered(scene: Scene, seen: Any) -> bool:

@@ -1,6 +1,6 @@
 """Search an archive: the scenes of an area and a period, frozen, each refusal told by name."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -92,6 +92,7 @@ def search_archive(
     if not chosen:
         raise ArchiveError(_nothing(archive, wanted, looked_at, rejected) + source.extent())
     kept, dropped = deduplicate(chosen)
+    _check_names(kept)
     return SearchResult(
         SceneList.of((scene, chosen[scene]) for scene in kept),
         tuple(rejected),
@@ -113,6 +114,17 @@ def _choose(
     for asset in scene.assets.values():
         trust.check(asset.href, archive)
     return scene, canonical(record.item, record.base_href, scene.footprint.bounds)
+
+
+def _check_names(scenes: Iterable[Scene]) -> None:
+    """Raises ArchiveError for scenes of one id: headers, quarantine and record go by it."""
+    collections: dict[str, str] = {}
+    for scene in scenes:
+        if (other := collections.setdefault(scene.id, scene.collection)) != scene.collection:
+            raise ArchiveError(
+                f"collections {other} and {scene.collection} both have an item {scene.id}: name one"
+                " of them in the study, collection: ..."
+            )
 
 
 def _nothing(archive: str, wanted: Wanted, looked_at: int, rejected: list[tuple[str, str]]) -> str:

@@ -20,7 +20,7 @@ from alpage.engine.cog import Window, read_window
 from alpage.engine.header import BadCog, CogHeader
 from alpage.engine.storage import ReadCounters, readers_for
 from alpage.engine.tiff import read_header
-from alpage.errors import SceneError, UntrustedHref
+from alpage.errors import SceneError, StorageError, UntrustedHref
 from alpage.grid import project
 from alpage.product import Band
 
@@ -99,23 +99,26 @@ def inspect(
     offset disagree.
     """
     sensor = SENSORS[scene.sensor]
-    sources = {}
-    for name in (*(band.name for band in bands), QUALITY):
-        header, asset = read_band(scene, name, counters), scene.assets[name]
-        expected = ("uint8", "uint16") if name == QUALITY else ("uint16", "int16")
-        if header.dtype not in expected:
-            raise SceneError(
-                scene.id, f"band {name}: expected {' or '.join(expected)}, got {header.dtype}"
-            )
-        nodata = asset.nodata if header.nodata is None else header.nodata
-        if not np.isfinite(nodata):
-            raise SceneError(scene.id, f"band {name}: nodata is {nodata} in a file of integers")
-        sources[name] = BandSource(header, asset.gain, asset.offset, nodata)
+    names = (*(band.name for band in bands), QUALITY)
+    sources = {name: _source(scene, name, counters) for name in names}
     if damage is not None:
         _look_again(scene, sources, damage, counters)
     if sensor.quality_kind == "scl":
         _check_offset(scene, sources, counters)
     return SceneSource(scene.id, np.datetime64(scene.solar_day, "D"), sensor.quality_kind, sources)
+
+
+def _source(scene: Scene, name: str, counters: ReadCounters) -> BandSource:
+    header, asset = read_band(scene, name, counters), scene.assets[name]
+    expected = ("uint8", "uint16") if name == QUALITY else ("uint16", "int16")
+    if header.dtype not in expected:
+        raise SceneError(
+            scene.id, f"band {name}: expected {' or '.join(expected)}, got {header.dtype}"
+        )
+    nodata = asset.nodata if header.nodata is None else header.nodata
+    if not np.isfinite(nodata):
+        raise SceneError(scene.id, f"band {name}: nodata is {nodata} in a file of integers")
+    return BandSource(header, asset.gain, asset.offset, nodata)
 
 
 def read_band(scene: Scene, name: str, counters: ReadCounters) -> CogHeader:
@@ -164,9 +167,10 @@ def _look_again(
 
 
 def _check_offset(scene: Scene, sources: Mapping[str, BandSource], counters: ReadCounters) -> None:
-    if not {"red", "nir"} <= sources.keys():
+    """Judge by red and near infrared, be they among the bands that are asked for or not."""
+    red, scl = _for_judging(scene, "red", sources, counters), sources[QUALITY]
+    if red is None or "nir" not in scene.assets:
         return
-    red, nir, scl = (sources[name] for name in ("red", "nir", QUALITY))
     try:
         shape = _look_at(red.header)[1]
         classes = _match(_look(scl.header, counters), shape)
@@ -175,11 +179,26 @@ def _check_offset(scene: Scene, sources: Mapping[str, BandSource], counters: Rea
         red_dn = _look(red.header, counters)
         if not is_open(classes, red.offset, red_dn):
             return
+        nir = _for_judging(scene, "nir", sources, counters)
+        if nir is None:
+            return
         nir_dn = _match(_look(nir.header, counters), shape)
     except BadCog as error:
         raise SceneError(scene.id, str(error)) from error
     if (note := judge(red_dn, nir_dn, classes, red.offset).note) is not None:
         raise SceneError(scene.id, f"its radiometry cannot be believed: {note}")
+
+
+def _for_judging(
+    scene: Scene, name: str, sources: Mapping[str, BandSource], counters: ReadCounters
+) -> BandSource | None:
+    """A band that the product may not ask for: a mirror need not have it then."""
+    if name in sources or name not in scene.assets:
+        return sources.get(name)
+    try:
+        return _source(scene, name, counters)
+    except (SceneError, StorageError):
+        return None
 
 
 def _look_at(header: CogHeader) -> tuple[int, tuple[int, int], int]:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -69,6 +70,7 @@ product = replace(good, name="mean_ndvi", stages=(*good.stages, series), preview
 
 SLOW = """
 import time
+import urllib.request
 from dataclasses import replace
 
 import monthly_ndvi
@@ -323,12 +325,33 @@ def test_json_of_every_verb_parses(call: Any, study: Path) -> None:
     rows = call("series", study, "--json").json()
     assert {row["zone"] for row in rows} == {"area"}
     assert all(-1 <= row["ndvi_mean"] <= 1 for row in rows)
+    june = yaml.safe_load(study.read_text()) | {"period": "2021-06-05/2021-06-30"}
+    (study.parent / "june.yaml").write_text(yaml.safe_dump(june))
+    rows_of_june = call("series", study.parent / "june.yaml", "--json").json()
+    assert 0 < len(rows_of_june) < len(rows)
+    assert rows_of_june == [row for row in rows if "2021-06-05" <= row["time"] < "2021-07"]
     released = call("release", study, "--json").json()
     assert released["written"] is True
     assert Path(released["collection"]).is_file()
 
     assert call("rollback", cube, "--json").json() == {"snapshot": first["snapshot"]}
     assert call("status", study, "--json").json()["snapshot"] == first["snapshot"]
+
+
+def test_serve_says_where_and_refuses_a_port_that_is_taken(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "alpage", "serve", str(tmp_path), "--port"]
+    with subprocess.Popen([*command, "0"], stderr=subprocess.PIPE, text=True) as serving:
+        assert serving.stderr is not None
+        told = serving.stderr.readline()
+        assert told.startswith(f"serving {tmp_path} at http://127.0.0.1:")
+        url = told.split()[-1]
+        with urllib.request.urlopen(f"{url}/healthz") as answer:
+            assert answer.read() == b"ok"
+        port = url.rsplit(":", 1)[1]
+        second = subprocess.run([*command, port], capture_output=True, text=True)
+        serving.terminate()
+    assert second.returncode == 2
+    assert f"--port: 127.0.0.1, port {port} cannot be opened (Address already" in second.stderr
 
 
 def test_the_chosen_surface() -> None:

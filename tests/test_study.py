@@ -1,5 +1,6 @@
 """Studies: what is wrong is said in one sentence that names the key."""
 
+import datetime as dt
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ from shapely.geometry import box
 from alpage.errors import StudyError
 from alpage.study import Study, make_study, read_study
 
+SQUARE: dict[str, Any] = {
+    "type": "Polygon",
+    "coordinates": [[[3, 50], [4, 50], [4, 51], [3, 51], [3, 50]]],
+}
 GOOD: dict[str, Any] = {
     "product": "vegetation",
     "area": {"bbox": [3.0, 50.8, 3.1, 50.9]},
@@ -21,6 +26,11 @@ GOOD: dict[str, Any] = {
 }
 
 
+def named_crs(name: str) -> dict[str, Any]:
+    """What GeoJSON of before RFC 7946 says."""
+    return {"type": "name", "properties": {"name": name}}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -28,6 +38,11 @@ GOOD: dict[str, Any] = {
         pytest.param({"grid": {"res": 1}}, r"^grid\.res: this key is not known", id="nested-key"),
         pytest.param({"product": "moss"}, r"^product: .*vegetation.*'moss'", id="unknown-product"),
         pytest.param({"period": "2018"}, r"^period: .*two dates", id="one-date"),
+        pytest.param(
+            {"period": dt.date(2018, 4, 1)},
+            r"^period: expected two dates such as .*, got 2018-04-01$",
+            id="one-date-of-yaml",
+        ),
         pytest.param(
             {"period": "2018-12-31/2018-01-01"}, r"^period: .*before the last", id="reversed"
         ),
@@ -69,6 +84,12 @@ def test_a_bad_study_is_one_sentence(change: dict[str, Any], message: str) -> No
         make_study(GOOD | change)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+def test_a_misspelt_key_is_told_rather_than_what_is_missing() -> None:
+    misspelt = {"periode" if key == "period" else key: value for key, value in GOOD.items()}
+    with pytest.raises(StudyError, match=r"^periode: this key is not known; perhaps period$"):
+        make_study(misspelt)
 
 
 @pytest.mark.parametrize("key", ["product", "area", "period", "archive", "cube"])
@@ -124,6 +145,11 @@ def test_relative_paths_start_at_the_study(tmp_path: Path) -> None:
             "EPSG:4326",
             id="metres",
         ),
+        pytest.param(
+            json.dumps(SQUARE | {"crs": named_crs("urn:ogc:def:crs:EPSG::2154")}),
+            "says that its crs is urn:ogc:def:crs:EPSG::2154; project it to EPSG:4326",
+            id="named-crs",
+        ),
     ],
 )
 def test_a_bad_area_file_is_named(tmp_path: Path, content: str, message: str) -> None:
@@ -131,6 +157,26 @@ def test_a_bad_area_file_is_named(tmp_path: Path, content: str, message: str) ->
     study = make_study(GOOD | {"area": {"file": "area.geojson"}}, folder=tmp_path)
     with pytest.raises(StudyError, match=rf"^area\.file: .*{message}"):
         study.geometry()
+
+
+@pytest.mark.parametrize("name", ["urn:ogc:def:crs:OGC:1.3:CRS84", "EPSG:4326"])
+def test_longitudes_and_latitudes_may_be_named(name: str) -> None:
+    area = {"geojson": SQUARE | {"crs": named_crs(name)}}
+    assert make_study(GOOD | {"area": area}).geometry().equals(box(3, 50, 4, 51))
+
+
+def test_a_collection_of_geometries_is_its_surfaces() -> None:
+    point = {"type": "Point", "coordinates": [0, 0]}
+    collection = {"type": "GeometryCollection", "geometries": [SQUARE, point]}
+    study = make_study(GOOD | {"area": {"geojson": collection}})
+    assert study.geometry().equals(box(3, 50, 4, 51))
+
+
+def test_an_id_that_is_null_is_none() -> None:
+    feature = {"type": "Feature", "id": None, "properties": {"name": None}, "geometry": SQUARE}
+    zones = {"type": "FeatureCollection", "features": [feature, feature]}
+    found = make_study(GOOD | {"zones": zones}).read_zones()
+    assert [(identifier, name) for identifier, name, _ in found] == [("0", "0"), ("1", "1")]
 
 
 def test_a_spike_is_no_part_of_a_surface() -> None:

@@ -23,6 +23,7 @@ from alpage.terminal import (
     print_bill,
     print_json,
     print_line,
+    print_notes,
     print_report,
     print_rows,
     print_status,
@@ -153,7 +154,12 @@ def run(
     logs.configure()
     try:
         with progress_bar(quiet=as_json) as on_progress:
-            report = verbs.run(chosen, part=part, on_progress=on_progress)
+            report = verbs.run(
+                chosen,
+                part=part,
+                on_progress=on_progress,
+                on_plan=lambda made: print_notes(made.bill.notes),
+            )
     except KeyboardInterrupt:
         err.print("stopped: what is finished is kept, run again to go on")
         raise typer.Exit(INTERRUPTED) from None
@@ -325,7 +331,13 @@ def serve(
     from alpage.serve.static import serve_releases
     from alpage.settings import settings
 
-    serve_releases(place, host=host, port=port, metrics_port=settings().metrics_port)
+    serve_releases(
+        place,
+        host=host,
+        port=port,
+        metrics_port=settings().metrics_port,
+        say=lambda text: err.print(text, highlight=False, soft_wrap=True),
+    )
 
 
 @app.command(epilog="Example: alpage demo --folder demo")

@@ -11,7 +11,7 @@ retries and records are the engine's. A new product needs one file.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,24 @@ class Layer:
     maximum_drift: float | None = None
     """Largest change of the layer's mean, in units, against the cube that readers have now."""
 
+    def __post_init__(self) -> None:
+        """Refuse what no array can hold."""
+        try:
+            dtype = np.dtype(self.dtype)
+        except TypeError:
+            dtype = None
+        if dtype is None or dtype.kind not in "iu":
+            raise ProductError(
+                f"layer {self.name}: expected a dtype of integers such as int16, got {self.dtype!r}"
+            )
+        limits = np.iinfo(dtype)
+        held = {"fill": self.fill, **{f"flag {name}": code for name, code in self.flags.items()}}
+        for name, value in held.items():
+            if not limits.min <= value <= limits.max:
+                raise ProductError(
+                    f"layer {self.name}: expected a {name} that {self.dtype} holds, got {value}"
+                )
+
     @property
     def path(self) -> str:
         """Where the layer lies in the cube: its calendar's group and its name."""
@@ -74,6 +92,14 @@ class Band:
 
     name: str
     kernel: Kernel = "cubic"
+
+    def __post_init__(self) -> None:
+        """Refuse kernels that there are not."""
+        if self.kernel not in get_args(Kernel):
+            raise ProductError(
+                f"band {self.name}: expected a kernel of {', '.join(get_args(Kernel))}, "
+                f"got {self.kernel!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -138,7 +164,7 @@ class Observation:
     area: NDArray[np.bool_]
     """Pixels whose centre lies within the study's area, (y, x) without the halo."""
     zones: ZoneIndex
-    """Pixels of each zone within the tile, without the halo."""
+    """Pixels of each zone within the tile, without the halo; for stages that are `by_zone`."""
     halo_px: int
     origin_yx: tuple[int, int]
     """Row and column, in the whole grid, of the arrays' first pixel."""
@@ -199,6 +225,8 @@ class Observe:
     """Returns each layer (t, y, x) without halo and each table (t, ...), by name."""
     tables: tuple[Table, ...] = ()
     halo_px: Callable[[Context], int] = lambda context: 0
+    by_zone: bool = False
+    """Whether layers depend on zones; told by itself where a table is by zone."""
 
 
 @dataclass(frozen=True)
@@ -235,6 +263,8 @@ class Derive:
     """Names of gathered tables, of which it gets the rows of its days; it must read daily layers
     then."""
     margin_days: int = 0
+    by_zone: bool = False
+    """Whether layers depend on zones; told by itself where a table that it takes is by zone."""
 
 
 @dataclass(frozen=True)
@@ -376,6 +406,20 @@ class Product:
     def stage(self, name: str) -> Stage:
         """Return the stage of a name."""
         return next(stage for stage in self.stages if stage.name == name)
+
+    def uses_zones(self, stage: Stage) -> bool:
+        """Return whether a stage's function sees zones: what it makes then depends on them."""
+        match stage:
+            case Summarise():
+                return True
+            case Gather():
+                return stage.by_zone
+            case Observe():
+                return stage.by_zone or any(table.by_zone for table in stage.tables)
+        tables = set(stage.tables)
+        return stage.by_zone or any(
+            one.by_zone for one in self.stages if isinstance(one, Gather) and one.name in tables
+        )
 
 
 def stage_layers(stage: Stage) -> tuple[Layer, ...]:

@@ -1,6 +1,7 @@
 """What a user asks for: one model, read from YAML."""
 
 import datetime as dt
+import difflib
 import importlib
 import json
 import re
@@ -49,9 +50,9 @@ class Period(_Strict):
 
 
 def _period(value: Any) -> Any:
-    if not isinstance(value, str):
+    if isinstance(value, Period):
         return value
-    parts = value.split("/")
+    parts = value.split("/") if isinstance(value, str) else []
     if len(parts) != 2:
         raise ValueError("expected two dates such as 2018-01-01/2018-12-31")
     try:
@@ -104,6 +105,30 @@ class Area(_Strict):
         return self
 
 
+def what_crs_lacks(name: str) -> str:
+    """Return what is expected of a cube's CRS where one is not that; nothing where it is.
+
+    >>> what_crs_lacks("EPSG:4326")
+    'expected a projected CRS in metres, such as EPSG:32631'
+    """
+    from pyproj import CRS
+    from pyproj.exceptions import CRSError
+
+    try:
+        crs = CRS.from_user_input(name)
+    except CRSError:
+        return "expected a CRS such as EPSG:32631"
+    if not crs.is_projected or {axis.unit_name for axis in crs.axis_info} != {"metre"}:
+        return "expected a projected CRS in metres, such as EPSG:32631"
+    method = crs.coordinate_operation.method_name if crs.coordinate_operation else ""
+    if "Mercator" in method and not re.search("Transverse|Oblique", method):
+        return (
+            "expected a CRS that nearly keeps areas, such as EPSG:32631: "
+            f"in {crs.name} they are told too large away from the equator"
+        )
+    return ""
+
+
 class GridChoice(_Strict):
     """The cube's CRS and resolution (in units of the CRS); by default the scenes' own.
 
@@ -120,23 +145,8 @@ class GridChoice(_Strict):
     @field_validator("crs")
     @classmethod
     def _known_crs(cls, value: str | None) -> str | None:
-        from pyproj import CRS
-        from pyproj.exceptions import CRSError
-
-        if value is not None:
-            try:
-                crs = CRS.from_user_input(value)
-            except CRSError:
-                raise ValueError("expected a CRS such as EPSG:32631") from None
-            units = {axis.unit_name for axis in crs.axis_info}
-            if not crs.is_projected or units != {"metre"}:
-                raise ValueError("expected a projected CRS in metres, such as EPSG:32631")
-            method = crs.coordinate_operation.method_name if crs.coordinate_operation else ""
-            if "Mercator" in method and not re.search("Transverse|Oblique", method):
-                raise ValueError(
-                    "expected a CRS that nearly keeps areas, such as EPSG:32631: "
-                    f"in {crs.name} they are told too large away from the equator"
-                )
+        if value is not None and (wanted := what_crs_lacks(value)):
+            raise ValueError(wanted)
         return value
 
 
@@ -262,17 +272,22 @@ class Study(_Strict):
         study._folder = self._folder
         return study
 
+    @property
+    def product_place(self) -> tuple[str, str]:
+        """The module of the study's product, and its name there."""
+        if self.product in BUILT_IN:
+            return f"alpage.products.{self.product}", self.product
+        module, name = self.product.split(":")
+        return module, name
+
     def load_product(self) -> Product:
         """Return the product that the study names.
 
         Raises StudyError where there is none of that name.
         """
-        if self.product in BUILT_IN:
-            module_name, attribute = f"alpage.products.{self.product}", self.product
-        else:
-            module_name, attribute = self.product.split(":")
-            if str(self._folder) not in sys.path:
-                sys.path.insert(0, str(self._folder))
+        module_name, attribute = self.product_place
+        if self.product not in BUILT_IN and str(self._folder) not in sys.path:
+            sys.path.insert(0, str(self._folder))
         try:
             found = getattr(importlib.import_module(module_name), attribute)
         except ModuleNotFoundError as error:
@@ -330,8 +345,9 @@ class Study(_Strict):
             return [("area", "whole area", self.geometry())]
         zones = []
         for number, (geometry, properties) in enumerate(self.read_features("zones", self.zones)):
-            identifier = str(properties.get("id", number))
-            zones.append((identifier, str(properties.get("name", identifier)), geometry))
+            told = {key: value for key, value in properties.items() if value is not None}
+            identifier = str(told.get("id", number))
+            zones.append((identifier, str(told.get("name", identifier)), geometry))
         if len({identifier for identifier, _, _ in zones}) != len(zones):
             where = self.zones if isinstance(self.zones, str) else "zones"
             raise StudyError(f"zones: expected every feature of {where} to have its own id")
@@ -380,11 +396,17 @@ class Study(_Strict):
             where, content = self.locate(source), self.read_geojson(key, source)
         else:
             where, content = "the study", source
+        if (crs := _named_crs(content)) is not None and not _LONGITUDE_LATITUDE.search(crs):
+            raise StudyError(
+                f"{key}: expected longitudes and latitudes (EPSG:4326), {where} says that its crs "
+                f"is {crs}; project it to EPSG:4326"
+            )
         features = content.get("features", [content])
         surfaces = []
         for number, feature in enumerate(features):
             geometry = feature.get("geometry", feature) if isinstance(feature, dict) else None
-            if not isinstance(geometry, dict) or not geometry.get("coordinates"):
+            parts = ("coordinates", "geometries")
+            if not isinstance(geometry, dict) or not any(map(geometry.get, parts)):
                 raise StudyError(f"{key}: feature {number} of {where} has no geometry")
             try:
                 surface = valid_surface(shape(geometry))
@@ -404,12 +426,24 @@ class Study(_Strict):
                     f"got coordinates such as {x0:.0f}, {y0:.0f}"
                 )
             properties = dict(feature.get("properties") or {})
-            if "id" in feature:
+            if feature.get("id") is not None:
                 properties.setdefault("id", feature["id"])
             surfaces.append((surface, properties))
         if not surfaces:
             raise StudyError(f"{key}: expected at least one polygon, {where} has none")
         return surfaces
+
+
+_LONGITUDE_LATITUDE = re.compile(r"(?:CRS84|EPSG:+4326)$", re.IGNORECASE)
+
+
+def _named_crs(geojson: dict[str, Any]) -> str | None:
+    """The CRS that GeoJSON of before RFC 7946 names."""
+    crs = geojson.get("crs")
+    if not isinstance(crs, dict):
+        return None
+    properties = crs.get("properties")
+    return str(properties.get("name") if isinstance(properties, dict) else crs)
 
 
 def read_study(path: str | Path) -> Study:
@@ -450,13 +484,17 @@ def make_study(content: Any, *, folder: Path | None = None) -> Study:
 def _sentence(
     error: ValidationError, prefix: str = "", known: str = "see `alpage schema` for those that are"
 ) -> str:
-    first = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)
+    # What is misspelt tells more than what is missing for it.
+    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     key = prefix + ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        return f"{key}: this key is not known; {known}"
+        missing = [str(one["loc"][-1]) for one in errors if one["type"] == "missing"]
+        meant = difflib.get_close_matches(str(first["loc"][-1]), missing)
+        return f"{key}: this key is not known; {f'perhaps {meant[0]}' if meant else known}"
     if first["type"] == "missing":
         return f"{key}: expected a value, the study has none"
     came = first["input"]
-    text = repr(came)
+    text = str(came) if isinstance(came, dt.date) else repr(came)
     return f"{key}: {message}, got {text if len(text) <= 80 else type(came).__name__}"

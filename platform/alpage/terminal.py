@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +84,14 @@ def print_bill(bill: dict[str, Any]) -> None:
     ):
         table.add_row(name, value)
     out.print(table)
+    print_notes(bill["notes"])
     _print_quarantine(bill["quarantined"])
+
+
+def print_notes(notes: Sequence[str]) -> None:
+    """Show what is no error, and not what one would expect either."""
+    for note in notes:
+        err.print(f"note: {note}", highlight=False, soft_wrap=True)
 
 
 def print_report(report: "RunReport") -> None:

@@ -21,6 +21,7 @@ from alpage.cube.probe import probe
 from alpage.cube.reader import open_cube
 from alpage.cube.store import MAIN, CubeStore, reached
 from alpage.engine.endpoint import serving, showing
+from alpage.engine.identity import check_product
 from alpage.engine.inspect import SceneSource
 from alpage.engine.lay_out import lay_out
 from alpage.engine.plan import Plan, make_plan
@@ -34,6 +35,7 @@ from alpage.releases.publish import Release, publish_release
 from alpage.releases.stac import About
 from alpage.settings import settings
 from alpage.study import Study
+from alpage.timeaxis import Calendar, covering
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -233,7 +235,10 @@ def release(study: Study) -> Release:
 
 
 def series(study: Study, *, calendar: str | None = None, zone: str | None = None) -> "pd.DataFrame":
-    """Return the series of a study's cube as a table: zone, time, one column a series."""
+    """Return the series of a study's cube as a table: zone, time, one column a series.
+
+    Of the slots that meet the study's period.
+    """
     cube = open_cube(study.locate(study.cube))
     chosen = calendar or next(iter(cube.series_calendars), "day")
     table = cube.zones(chosen).drop_vars("zone_area").to_dataframe().reset_index()
@@ -241,6 +246,8 @@ def series(study: Study, *, calendar: str | None = None, zone: str | None = None
         if zone not in set(table["zone"]):
             raise CubeError(f"zone: expected one of {', '.join(sorted(set(table['zone'])))}")
         table = table[table["zone"] == zone]
+    span = covering(Calendar(chosen), study.period.first, study.period.last)
+    table = table[table["time"].isin(span.dates)]
     values = [name for name in table.columns if name not in ("zone", "time", "zone_name")]
     return table.dropna(subset=values, how="all").sort_values(["zone", "time"])
 
@@ -363,5 +370,7 @@ def _branch_name(study: Study) -> str:
 
 
 def _layout_of(study: Study, about: dict[str, Any]) -> Layout:
+    product = study.load_product()
+    check_product(product, about, study.cube)
     axes = axes_from_json(about["axes"])
-    return Layout(study.load_product(), Grid.from_json(about["grid"]), axes, (), {})
+    return Layout(product, Grid.from_json(about["grid"]), axes, (), {})

@@ -12,6 +12,7 @@ from shapely.geometry.base import BaseGeometry
 
 from alpage import verbs
 from alpage.engine.relief import area_on
+from alpage.errors import StudyError
 from alpage.grid import project
 from alpage.simulate.files import write_cog
 from alpage.simulate.spec import Tile
@@ -22,22 +23,22 @@ BANDS = {"red": "uint16", "nir": "uint16", "scl": "uint8"}
 CORNER = 300_000, 5_000_040
 
 
-def archive(folder: Path, block_px: int) -> Path:
+def archive(folder: Path, block_px: int, epsg: int = 32631) -> Path:
     """One scene of so many pixels, all bands cut in internal tiles of `block_px`."""
-    tile = Tile("31TCL", 32631, *CORNER, SIDE, SIDE)
+    tile = Tile("31TCL", epsg, *CORNER, SIDE, SIDE)
     for band, dtype in BANDS.items():
         pixels = np.full((SIDE, SIDE), {"red": 500, "nir": 3000, "scl": 4}[band], dtype)
         write_cog(folder / f"{band}.tif", pixels, tile, block_px, nodata=0)
     x, y = CORNER
     square = box(x, y - SIDE * 10, x + SIDE * 10, y)
-    outline = project_back(square)
+    outline = project_back(square, epsg)
     item = {
         "type": "Feature", "stac_version": "1.1.0", "id": "S2A_31TCL_20200610_0_L2A",
         "geometry": outline.__geo_interface__, "bbox": list(outline.bounds), "links": [],
         "collection": "sentinel-2-l2a",
         "properties": {
             "datetime": "2020-06-10T10:30:00Z", "platform": "sentinel-2a",
-            "constellation": "sentinel-2", "proj:code": "EPSG:32631",
+            "constellation": "sentinel-2", "proj:code": f"EPSG:{epsg}",
             "s2:processing_baseline": "02.14", "grid:code": "MGRS-31TCL",
         },
         "assets": {
@@ -56,9 +57,9 @@ def archive(folder: Path, block_px: int) -> Path:
     return folder / "collection.json"
 
 
-def project_back(square: BaseGeometry) -> BaseGeometry:
+def project_back(square: BaseGeometry, epsg: int = 32631) -> BaseGeometry:
     """The square in EPSG:4326."""
-    to_degrees = Transformer.from_crs(32631, 4326, always_xy=True).transform
+    to_degrees = Transformer.from_crs(epsg, 4326, always_xy=True).transform
     return shapely.transform(shapely.segmentize(square, 500), to_degrees, interleaved=False)
 
 
@@ -130,3 +131,19 @@ def test_tiles_stay_small_where_large_ones_hold_more_of_nothing(
     plan = verbs.plan(make_study(content, folder=tmp_path))
     assert plan.layout.grid.tile_px == expected
     assert len(plan.work.tiles) == 4
+
+
+def test_scenes_in_a_crs_that_tells_no_areas_need_another(tmp_path: Path) -> None:
+    collection = archive(tmp_path, 512, 3857)
+    west, south, *_ = project_back(box(310_000, 4_990_000, 311_000, 4_991_000), 3857).bounds
+    asked = {
+        "product": "vegetation",
+        "area": {"bbox": [west, south, west + 0.02, south + 0.02]},
+        "period": "2020-06-01/2020-06-30",
+        "archive": str(collection),
+        "cube": str(tmp_path / "cube"),
+    }
+    with pytest.raises(StudyError, match="the scenes are in EPSG:3857, expected a CRS that nearly"):
+        verbs.plan(make_study(asked))
+    grid = {"grid": {"crs": "EPSG:32631", "resolution": 10}}
+    assert verbs.plan(make_study(asked | grid)).bill.n_blocks > 0

@@ -80,6 +80,7 @@ def counting(change):
 
 raises = broken(fail)
 misses_layer = broken(lambda found: {"nvdi": found["ndvi"]})
+returns_more = broken(lambda found: found | {"spare": found["ndvi"]})
 returns_array = broken(lambda found: found["ndvi"])
 wrong_shape = broken(lambda found: {"ndvi": found["ndvi"][:, 1:]})
 wrong_dtype = broken(lambda found: {"ndvi": found["ndvi"].astype("float32")})
@@ -92,6 +93,19 @@ newer = replace(good, version="2")
 deep = replace(good, parameters=Deep)
 purple = replace(good, stages=(replace(observing, bands=(alpage.Band("purple"),)), deriving))
 text = "not a product"
+
+
+def of_one(seen):
+    (band,) = seen.bands.values()
+    return {"ndvi": np.minimum(band, 10000).astype("int16")}
+
+
+only_red, only_nir = (
+    replace(
+        good, stages=(replace(observing, bands=(alpage.Band(name),), function=of_one), deriving)
+    )
+    for name in ("red", "nir")
+)
 '''
 
 
@@ -186,6 +200,9 @@ def good(shared: Path, scheduler: str, tmp_path_factory: pytest.TempPathFactory)
     (archive / "collection.json").write_text(json.dumps(collection))
     shutil.copyfile(EXAMPLES / "monthly_ndvi.py", folder / "monthly_ndvi.py")
     (folder / "broken.py").write_text(BROKEN_PRODUCTS)
+    (folder / "ill_formed.py").write_text(
+        "import alpage\nproduct = alpage.Layer('ndvi', alpage.Calendar.DAY, 'uint8', fill=-32768)\n"
+    )
     (folder / "not_python.py").write_text("product = = 1")
     (folder / "needs_missing.py").write_text("import no_such_library")
     (folder / "fails_at_import.py").write_text("product = 1 / 0")
@@ -422,6 +439,19 @@ def test_a_bad_scene_is_left_out_by_name(
     assert re.search(reason, report.quarantined[VICTIM]), report.quarantined[VICTIM]
 
 
+def test_zones_without_a_pixel_are_told(bench: Bench) -> None:
+    zones = [polygon(3.02, 50.815, side) for side in (0.001, 0.000001)]
+    named = [
+        {"type": "Feature", "properties": {"id": name}, "geometry": one}
+        for name, one in zip(("field", "tree"), zones, strict=True)
+    ]
+    asked = {"zones": {"type": "FeatureCollection", "features": named}}
+    made = alpage.plan(alpage.make_study({**bench.study, **asked}, folder=bench.folder))
+    assert made.bill.notes == [
+        "1 of 2 zones hold no pixel's centre, and their series stay empty: tree"
+    ]
+
+
 def test_damage_that_only_a_block_met_is_remembered_until_it_is_mended(bench: Bench) -> None:
     cube = str(bench.cube.with_name("new"))
     sound = bench.file("red").read_bytes()
@@ -446,6 +476,17 @@ def test_damage_that_only_a_block_met_is_remembered_until_it_is_mended(bench: Be
     assert expected is not None
     assert same(found[1], expected[1])
     assert damaged != sound
+
+
+@pytest.mark.parametrize(("asked", "beside"), [("red", "nir"), ("nir", "red")])
+def test_radiometry_is_judged_by_bands_that_the_product_does_not_read(
+    asked: str, beside: str, bench: Bench
+) -> None:
+    edit(lie_about_offset)(bench)
+    changes = {"product": f"broken:only_{asked}", "cube": str(bench.cube.with_name("new"))}
+    assert list(bench.run(**changes).quarantined) == [VICTIM]
+    bench.file(beside).unlink()
+    assert bench.run(**changes).quarantined == {}
 
 
 @pytest.mark.parametrize("nodata", [0, float("nan")])
@@ -831,6 +872,23 @@ BAD_STUDIES: dict[str, Bad] = {
         ProductError,
         r"stage observe: expected 'ndvi' among the arrays .* got ndarray",
         {"product": "broken:returns_array"},
+    ),
+    "product returns what it does not declare": Bad(
+        ProductError,
+        r"stage observe: its function returned spare, which the stage does not declare",
+        {"product": "broken:returns_more"},
+        new=True,
+    ),
+    "layer with a fill that it cannot hold": Bad(
+        StudyError,
+        r"not well formed: layer ndvi: expected a fill that uint8 holds, got -32768",
+        {"product": "ill_formed:product"},
+    ),
+    "area without a pixel": Bad(
+        StudyError,
+        r"area: expected one that holds pixels, of 10 m none has its centre there; give a larger",
+        {"area": {"geojson": polygon(3.02, 50.815, 0.000001)}},
+        new=True,
     ),
     "product of wrong shape": Bad(
         ProductError,

@@ -38,6 +38,8 @@ class Bill:
     write_bytes: int = 0
     """Of the layers, uncompressed."""
     cost_eur: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    """Sentences on what is no error, and not what one would expect either."""
 
     @property
     def n_blocks(self) -> int:
@@ -63,6 +65,7 @@ class Bill:
             "cpu_seconds": self.cpu_seconds,
             "write_bytes_uncompressed": self.write_bytes,
             "cost_eur": round(self.cost_eur, 4),
+            "notes": self.notes,
         }
 
     def check(self, limits: Limits) -> None:

@@ -22,7 +22,7 @@ from alpage.engine.work import SceneIndex
 from alpage.errors import ArchiveError, CubeError, SceneError, StudyError
 from alpage.grid import Grid, Tile, grid_over
 from alpage.product import Context, Product
-from alpage.study import Study
+from alpage.study import Study, what_crs_lacks
 from alpage.timeaxis import Calendar, covering
 
 TILE_PX = 512
@@ -146,10 +146,9 @@ def _native(product: Product, scenes: SceneList, area: BaseGeometry) -> CogHeade
     crs = max(sorted(covered), key=covered.__getitem__) if covered else None
     header = _example(product, [s for s in scenes.scenes if crs is None or s.crs == crs])
     name = f"EPSG:{header.crs}" if isinstance(header.crs, int) else header.crs
-    if not CRS.from_user_input(name).is_projected:
+    if wanted := what_crs_lacks(name):
         raise StudyError(
-            f"grid: expected scenes in a projected CRS, these are in {name[:200]}; "
-            "give grid.crs and grid.resolution"
+            f"grid: the scenes are in {name[:200]}, {wanted}; give grid.crs and grid.resolution"
         )
     return header
 

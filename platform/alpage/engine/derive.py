@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from alpage.cube.shards import ShardWriter
 from alpage.engine.memory import STRIP_PX
-from alpage.engine.results import Statistics, layer_of
+from alpage.engine.results import Statistics, check_names, layer_of
 from alpage.engine.segments import segment_span
 from alpage.engine.task import Job
 from alpage.product import Derive, Layer, Segment, Summarise
@@ -27,8 +28,9 @@ def derive(stage: Derive, job: Job) -> NDArray[np.int64]:
         np.empty((len(at), *job.shape), dtype=layer.dtype)
         for layer, at in zip(stage.layers, slots, strict=True)
     ]
-    for rows, strip in _strips(segment, job.shape):
+    for rows, strip in _strips(stage, segment, job):
         found = stage.function(strip)
+        check_names(stage, found)
         for layer, values in zip(stage.layers, made, strict=True):
             values[:, rows] = layer_of(stage.name, found, layer, len(values), job.area[rows])
     statistics, area_px = Statistics(stage.layers), int(job.area.sum())
@@ -53,12 +55,15 @@ def _slots(stage: Derive, job: Job, layer: Layer, segment: Segment, inner: Span)
     return np.arange(job.layout.axes[layer.calendar].window)
 
 
-def _strips(segment: Segment, shape_yx: tuple[int, int]) -> Iterator[tuple[slice, Segment]]:
+def _strips(stage: Derive, segment: Segment, job: Job) -> Iterator[tuple[slice, Segment]]:
     """Yield some rows at a time, and what the function sees of them."""
-    height, width = shape_yx
+    height, width = job.shape
     step = max(1, STRIP_PX // width)
     strips = [slice(row, min(row + step, height)) for row in range(0, height, step)]
-    for rows, zones in zip(strips, zones_by_rows(segment.zones, strips), strict=True):
+    uses_zones = job.layout.product.uses_zones(stage)
+    whole = repeat(segment.zones, len(strips))
+    zones_of = zones_by_rows(segment.zones, strips) if uses_zones else whole
+    for rows, zones in zip(strips, zones_of, strict=True):
         yield (
             rows,
             replace(
@@ -106,9 +111,9 @@ def read_segment(stage: Derive | Summarise, job: Job) -> tuple[Segment, Span]:
         layers=layers,
         tables=tables,
         dem=job.elevation(job.box),
-        zones=job.zones,
+        zones=job.zones_for(stage),
         first_day=about.first_day,
         last_day=about.last_day,
-        context=job.shared.context,
+        context=job.context_for(stage),
     )
     return segment, inner_span

@@ -13,7 +13,7 @@ from alpage.cube.ledger import digest
 from alpage.engine.relief import Relief
 from alpage.errors import CubeError
 from alpage.grid import Grid
-from alpage.product import Product, Zone
+from alpage.product import Gather, Observe, Product, Summarise, Zone
 from alpage.study import Study
 
 IDENTITY_KEYS = ("product", "version", "parameters", "area", "grid", "dem")
@@ -31,6 +31,7 @@ def identity_of(
     grid: Grid,
     zones: Sequence[tuple[Zone, BaseGeometry]],
     relief: Relief | None,
+    code: Mapping[str, str],
     before: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Return what a study's cube will say of itself, given what it says `before` the run."""
@@ -41,6 +42,8 @@ def identity_of(
     return {
         "product": product.name,
         "version": product.version,
+        "declared": declared(product),
+        "code": dict(code),
         "parameters": json.loads(parameters.model_dump_json()),
         "area": {
             "bounds": [round(edge, 7) for edge in area.bounds],
@@ -60,19 +63,74 @@ def identity_of(
     }
 
 
+def declared(product: Product) -> dict[str, str]:
+    """Return what a cube's arrays follow from, by layer, table and series.
+
+    >>> from alpage.products.snow import snow
+    >>> declared(snow)["day/snow"]
+    'uint8, fill 255, scale 1.0, units 1, flags 8'
+    """
+    told = {}
+    for layer in product.layers:
+        told[layer.path] = (
+            f"{layer.dtype}, fill {layer.fill}, scale {layer.scale}, units {layer.units}"
+        )
+        if layer.flags:
+            told[layer.path] += f", flags {dict(layer.flags)}"
+    for stage in product.stages:
+        match stage:
+            case Observe():
+                told |= {
+                    f"{stage.name}/{table.name}": f"table{' by zone' * table.by_zone}"
+                    for table in stage.tables
+                }
+            case Gather():
+                told[stage.name] = f"gathered{' by zone' * stage.by_zone}"
+            case Summarise():
+                told |= {
+                    f"{stage.name}/{series.name}": f"series, units {series.units}"
+                    for series in stage.series
+                }
+            case _:
+                pass
+    return told
+
+
+def check_product(product: Product, cube: Mapping[str, Any], what: str) -> None:
+    """Raise CubeError where a cube, called `what`, holds another product's arrays."""
+    for key, asked in (("product", product.name), ("version", product.version)):
+        if cube[key] != asked:
+            raise CubeError(
+                f"cube: {what} was made with {key} {cube[key]}, this study asks for {asked}; give "
+                f"it another cube, or the cube's own {key}"
+            )
+    # Cubes of before say nothing of it.
+    now = declared(product)
+    there = cube.get("declared", now)
+    if differing := sorted(name for name in {*there, *now} if there.get(name) != now.get(name)):
+        name = differing[0]
+        raise CubeError(
+            f"cube: {what} was made by version {product.version} of {product.name} with {name} "
+            f"({there.get(name, 'not there')}), which is now {now.get(name, 'not there')}; give "
+            "the product another version and the study another cube, or change it back"
+        )
+
+
 def check_goes_on(
-    study: Study, cube: Mapping[str, Any], about: Mapping[str, Any], *, is_unfinished: bool
+    study: Study, cube: Mapping[str, Any], about: Mapping[str, Any], what: str
 ) -> None:
     """Raise CubeError where a cube is another study's, or none that this one may lengthen.
 
-    `cube` is what it says of itself, `about` what the study would have it say.
+    `cube` is what it says of itself, `about` what the study would have it say, `what` its name.
     """
-    what = f"an unfinished run of this study at {study.cube}" if is_unfinished else study.cube
     for key in IDENTITY_KEYS:
         if cube.get(key) != about[key]:
+            there, asked = (_told(key, one.get(key)) for one in (cube, about))
+            if there == asked:
+                asked = "another of the same extent"
             raise CubeError(
-                f"cube: {what} was made with {key} {_short(cube.get(key))}, this study "
-                f"asks for {_short(about[key])}; give it another cube, or the cube's own {key}"
+                f"cube: {what} was made with {key} {there}, this study asks for {asked}; give it "
+                f"another cube, or the cube's own {key}"
             )
     _check_period(study, *cube["period"])
 
@@ -92,6 +150,10 @@ def _check_period(study: Study, first: str, last: str) -> None:
     )
 
 
-def _short(value: Any) -> str:
+def _told(key: str, value: Any) -> str:
+    """What of a part of the identity says something to people."""
+    shown = {"area": "bounds", "dem": "range_m"}
+    if key in shown and value is not None:
+        value = value[shown[key]]
     text = json.dumps(value) if not isinstance(value, str) else value
     return text if len(text) <= 200 else text[:197] + "..."

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from alpage.cube.layout import partial_path
 from alpage.cube.shards import ShardWriter
 from alpage.engine.imagery import Imagery, read_batches
-from alpage.engine.results import Statistics, layer_of, table_of, write_partial
+from alpage.engine.results import Statistics, check_names, layer_of, table_of, write_partial
 from alpage.engine.task import Job
 from alpage.product import Observation, Observe
 from alpage.timeaxis import Calendar, slot_of
@@ -19,7 +19,7 @@ def observe(stage: Observe, job: Job) -> NDArray[np.int64]:
     """Return the statistics of a block's layers, which are written with its tables."""
     layout, task, clock = job.layout, job.task, job.clock
     span = layout.axes[Calendar.DAY].block_span(task.id.block)
-    given = _Given(job, stage.halo_px(job.shared.context))
+    given = _Given(stage, job, stage.halo_px(job.shared.context))
     writers = {layer.path: ShardWriter(layout.shard_shape(layer)) for layer in stage.layers}
     tables = {table.name: _empty_table(job, table.name, table.by_zone) for table in stage.tables}
     statistics, area_px = Statistics(stage.layers), int(job.area.sum())
@@ -27,6 +27,7 @@ def observe(stage: Observe, job: Job) -> NDArray[np.int64]:
     for imagery in read_batches(batches, stage.bands, given.geobox, job.counters):
         clock.lap("read")
         found = stage.function(given.observation(imagery))
+        check_names(stage, found)
         slots = slot_of(Calendar.DAY, imagery.days) - span.start
         for layer in stage.layers:
             values = layer_of(stage.name, found, layer, len(slots), job.area)
@@ -54,8 +55,9 @@ def observe(stage: Observe, job: Job) -> NDArray[np.int64]:
 class _Given:
     """What all batches of a block have in common."""
 
-    def __init__(self, job: Job, halo: int) -> None:
+    def __init__(self, stage: Observe, job: Job, halo: int) -> None:
         self._job, self._halo = job, halo
+        self._zones, self._context = job.zones_for(stage), job.context_for(stage)
         self.geobox = job.layout.grid.tile_box(job.tile, halo_px=halo)
         self._dem = job.elevation(self.geobox)
         rows, columns = job.layout.grid.slices(job.tile)
@@ -70,10 +72,10 @@ class _Given:
             quality=imagery.quality,
             dem=self._dem,
             area=self._job.area,
-            zones=self._job.zones,
+            zones=self._zones,
             halo_px=self._halo,
             origin_yx=self._origin_yx,
-            context=self._job.shared.context,
+            context=self._context,
         )
 
 

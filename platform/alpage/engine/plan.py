@@ -23,7 +23,8 @@ from alpage.cube.store import MAIN, CubeStore
 from alpage.engine.before import Before, find_before
 from alpage.engine.bill import Bill, draw_bill
 from alpage.engine.choose_grid import choose_grid, tiles_of
-from alpage.engine.identity import IDENTITY_KEYS, check_goes_on, identity_of
+from alpage.engine.code import code_digests
+from alpage.engine.identity import IDENTITY_KEYS, check_goes_on, check_product, identity_of
 from alpage.engine.inspect import Damage, SceneSource, inspect_scenes
 from alpage.engine.memory import batch_days, may_chain, peak_bytes
 from alpage.engine.rasters import count_pixels
@@ -38,6 +39,9 @@ from alpage.settings import settings
 from alpage.study import Study
 from alpage.surface import valid_surface
 from alpage.timeaxis import Calendar, Span, covering
+
+TOLD = 10
+"""Names in a sentence."""
 
 
 @dataclass
@@ -120,15 +124,20 @@ def make_plan(
     base = store.tip() if store is not None else None
     cube = store.about(branch=branch) if store is not None else None
     root = store.read(branch=branch) if store is not None and cube is not None else None
+    what = study.cube if branch == MAIN else f"an unfinished run of this study at {study.cube}"
+    if cube is not None:
+        check_product(product, cube, what)
     period = covering(Calendar.DAY, study.period.first, study.period.last)
     merged = _merge_scenes(scenes, recorded_scenes, period)
     grid = choose_grid(study, product, parameters, merged, cube)
+    _check_area(study, grid)
     zones = _read_zones(study, grid)
     inspection = ReadCounters()
     relief = read_relief(study, product, parameters, grid, cube, inspection) if study.dem else None
-    about = identity_of(study, product, parameters, grid, zones, relief, cube)
+    code = code_digests(product, study.product_place[0])
+    about = identity_of(study, product, parameters, grid, zones, relief, code, cube)
     if cube is not None:
-        check_goes_on(study, cube, about, is_unfinished=branch != MAIN)
+        check_goes_on(study, cube, about, what)
     whole = covering(Calendar.DAY, *about["period"])
     days = whole.first_day, whole.last_day
     context = _context(parameters, grid, [zone for zone, _ in zones], relief, days)
@@ -147,12 +156,13 @@ def make_plan(
     memory_gib = study.cluster.memory_gib
     batch = batch_days(layout, memory_gib, context, index.most_days)
     dem = None if relief is None else relief.header
-    shared = Shared(product, parameters, layout, context, dem, batch)
+    shared = Shared(product, parameters, layout, context, dem, batch, code)
     work = Work(
         layout=layout,
         index=index,
         ledger=Ledger.empty(layout) if before is None else before.ledger(layout),
         identity=digest({key: about[key] for key in IDENTITY_KEYS}),
+        code=code,
         zones=tuple(outline for _, outline in zones),
         tiles=tiles_of(study, grid),
         results=_results(layout, before),
@@ -178,6 +188,7 @@ def make_plan(
     inspect_needed(plan)
     peak = peak_bytes(layout, batch, context, index.most_days, is_chaining=work.is_chaining)
     plan.bill = draw_bill(work, plan.sources, shared, peak, root, plan.inspection, settings())
+    plan.bill.notes = _notes(code, {} if cube is None else cube.get("code", {}), context)
     return plan
 
 
@@ -193,6 +204,22 @@ def _context(
     if relief is None:
         return context
     return replace(context, dem_range_m=relief.range_m, relief=relief.counts)
+
+
+def _notes(code: Mapping[str, str], before: Mapping[str, str], context: Context) -> list[str]:
+    notes = []
+    if changed := [stage for stage in code if before.get(stage, code[stage]) != code[stage]]:
+        notes.append(
+            f"the code of {', '.join(changed)} has changed since the cube was made: what follows "
+            "from it is done again"
+        )
+    if empty := [zone.id for zone in context.zones if zone.pixels == 0]:
+        told = ", ".join(empty[:TOLD]) + (" ..." if len(empty) > TOLD else "")
+        notes.append(
+            f"{len(empty)} of {len(context.zones)} zones hold no pixel's centre, and their series "
+            f"stay empty: {told}"
+        )
+    return notes
 
 
 def _damaged(told: Mapping[str, Any]) -> dict[str, Damage]:
@@ -236,6 +263,20 @@ def _check_needs(study: Study, product: Product) -> None:
         raise StudyError(f"dem: expected an elevation raster, product {product.name} needs one")
     if product.needs_zones and study.zones is None:
         raise StudyError(f"zones: expected a GeoJSON file, product {product.name} needs one")
+
+
+def _check_area(study: Study, grid: Grid) -> None:
+    """Raises StudyError where no pixel's centre lies in the area: all of the cube stayed empty."""
+    if study.area.bbox is not None:
+        return
+    outline = valid_surface(grid.project(study.geometry()))
+    # Counting takes seconds for a country, which holds some for certain.
+    if outline.area > 100 * grid.pixel_area_m2 or count_pixels(outline, grid.geobox):
+        return
+    raise StudyError(
+        f"area: expected one that holds pixels, of {grid.transform.a:g} m none has its centre "
+        "there; give a larger one, or a finer grid.resolution"
+    )
 
 
 def _merge_scenes(scenes: SceneList, recorded: SceneList | None, period: Span) -> SceneList:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from alpage.cube.layout import STATISTICS
 from alpage.engine.task import Job
 from alpage.errors import ProductError
-from alpage.product import Layer
+from alpage.product import Derive, Layer, Observe
 from alpage.science.statistics import filled_statistics
 from alpage.timeaxis import Span
 
@@ -51,6 +51,17 @@ def named(stage: str, found: Any, name: str) -> NDArray[Any]:
             f"name, got {got or 'none'}"
         )
     return np.asarray(found[name])
+
+
+def check_names(stage: Observe | Derive, found: Any) -> None:
+    """Raise ProductError where a stage's function returned what the stage does not declare."""
+    tables = stage.tables if isinstance(stage, Observe) else ()
+    declared = {*(layer.name for layer in stage.layers), *(table.name for table in tables)}
+    if isinstance(found, Mapping) and (others := sorted(map(str, found.keys() - declared))):
+        raise ProductError(
+            f"stage {stage.name}: its function returned {', '.join(others)}, which the stage does "
+            f"not declare; it declares {', '.join(sorted(declared))}"
+        )
 
 
 def write_partial(

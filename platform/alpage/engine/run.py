@@ -281,7 +281,7 @@ class Run:
         else:
             assert isinstance(stage, Derive | Summarise)
             observed = work.observed(block)
-        if not work.is_total(block.step):
+        if not work.is_total(block.step) and work.layout.product.uses_zones(stage):
             zones = tuple((n, self._zones_wkb[n]) for n in work.zones_of(block.tile))
         return Task(
             shared=self._told.name,

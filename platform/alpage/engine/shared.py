@@ -3,6 +3,7 @@
 import functools
 import json
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from shapely.geometry.base import BaseGeometry
 
 from alpage.cube.axes import axes_from_json, axes_to_json
 from alpage.cube.layout import Layout
+from alpage.engine.code import code_digests
 from alpage.engine.header import CogHeader
+from alpage.errors import ProductError
 from alpage.grid import Grid
 from alpage.product import Context, Product
 from alpage.study import Study, make_study
@@ -31,6 +34,8 @@ class Shared:
     """Of the elevation raster."""
     batch_days: int
     """Days that an observing stage holds at once: bounds a task's memory."""
+    code: Mapping[str, str]
+    """Digests of the product's code, which workers must have too."""
     area: BaseGeometry | None = None
     """The study's area in the grid's CRS, as workers need it."""
 
@@ -50,6 +55,7 @@ def pack(study: Study, shared: Shared, area: BaseGeometry) -> bytes:
         "context": shared.context,
         "dem": shared.dem,
         "batch_days": shared.batch_days,
+        "product": (shared.product.name, shared.product.version, dict(shared.code)),
         "area": shapely.to_wkb(area),
     }
     return pickle.dumps(text)
@@ -61,6 +67,12 @@ def unpack(name: str) -> Shared:
     text: dict[str, Any] = pickle.loads(told[name])  # noqa: S301 - what `pack` made
     study = make_study(json.loads(text["study"]), folder=Path(text["folder"]))
     product = study.load_product()
+    code = code_digests(product, study.product_place[0])
+    if (product.name, product.version, code) != text["product"]:
+        raise ProductError(
+            f"product: a worker has other code of {study.product} than the machine that planned: "
+            "start the workers anew, or give them the image that this run was started from"
+        )
     context: Context = text["context"]
     layout = Layout(
         product,
@@ -72,4 +84,4 @@ def unpack(name: str) -> Shared:
     # Not prepared: the threads of a worker share it, and GEOS forbids that (libgeos/geos#825).
     area = shapely.from_wkb(text["area"])
     parameters = study.load_parameters(product)
-    return Shared(product, parameters, layout, context, text["dem"], text["batch_days"], area)
+    return Shared(product, parameters, layout, context, text["dem"], text["batch_days"], code, area)

@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import NoReturn, cast
 
 import icechunk
 import numpy as np
@@ -20,6 +21,8 @@ from alpage.engine.imagery import Day
 from alpage.engine.rasters import inside, read_elevation
 from alpage.engine.shared import Shared
 from alpage.engine.storage import ReadCounters
+from alpage.errors import ProductError
+from alpage.product import Context, Stage, Zone
 from alpage.science.zones import ZoneIndex, zone_index
 
 
@@ -61,6 +64,25 @@ class Outcome:
 
     done: tuple[Done, ...]
     failure: BaseException | None = None
+
+
+class _NotAsked:
+    """In place of the zones that a stage has not asked for."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise ProductError(
+            f"stage {self._stage}: its function looks at zones; give the stage by_zone=True, so "
+            "that what it makes is made anew when zones change"
+        )
+
+    def __iter__(self) -> NoReturn:
+        self.__getattr__("__iter__")
+
+    def __len__(self) -> int:
+        self.__getattr__("__len__")
 
 
 class Clock:
@@ -134,6 +156,19 @@ class Job:
             is_area = zone == self.shared.area
             masks[number] = self.area if is_area else inside(zone, self.box) & self.area
         return zone_index(masks, self.shape)
+
+    def zones_for(self, stage: Stage) -> ZoneIndex:
+        """Return the zones that a stage's function sees: its record depends on what it may see."""
+        if self.layout.product.uses_zones(stage):
+            return self.zones
+        return cast(ZoneIndex, _NotAsked(stage.name))
+
+    def context_for(self, stage: Stage) -> Context:
+        """Return the context that a stage's function sees."""
+        context = self.shared.context
+        if self.layout.product.uses_zones(stage):
+            return context
+        return replace(context, zones=cast(tuple[Zone, ...], _NotAsked(stage.name)))
 
     def elevation(self, geobox: GeoBox) -> NDArray[np.float32] | None:
         """Return elevation in metres on a geobox, None where the study has none."""

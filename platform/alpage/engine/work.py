@@ -118,6 +118,8 @@ class Work:
     ledger: Ledger
     identity: Fingerprint
     """Digest of product, version, parameters, grid and elevation."""
+    code: Mapping[str, str]
+    """Digest of a stage's code, by its name, where the product's version says nothing of it."""
     zones: tuple[BaseGeometry, ...]
     """In the grid's CRS, numbered as in the layout."""
     tiles: frozenset[Tile]
@@ -217,7 +219,7 @@ class Work:
         Those that some of them will have may be `given`.
         """
         stage = self._steps[block.step]
-        who = (self.identity, block.step)
+        who = (self.identity, block.step, *filter(None, [self.code.get(stage.name)]))
         if isinstance(stage, Observe):
             scenes = self.index.scenes(block.tile, block.block)
             if not scenes:
@@ -331,11 +333,7 @@ class Work:
         return [str(first), str(min(about.last_day + margin, self.period[1]))]
 
     def _zone_digest(self, stage: Observe | Derive, tile: Tile) -> object:
-        if isinstance(stage, Observe):
-            uses_zones = any(table.by_zone for table in stage.tables)
-        else:
-            uses_zones = any(self._gather(name).by_zone for name in stage.tables)
-        return self._tile_zones(tile) if uses_zones else ""
+        return self._tile_zones(tile) if self.layout.product.uses_zones(stage) else ""
 
     def _gather(self, name: str) -> Gather:
         stage = self.layout.product.stage(name)

@@ -1,5 +1,7 @@
 """Releases over HTTP: byte ranges for readers of shards, CORS for browsers."""
 
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
@@ -39,11 +41,18 @@ def app_for(place: str, watch: Watch) -> Starlette:
     return Starlette(routes=[Route("/healthz", _alive), files], middleware=middleware)
 
 
-def serve_releases(place: str, *, host: str, port: int, metrics_port: int | None) -> None:
-    """Serve a folder or what lies below an s3:// URL until interrupted.
+def serve_releases(
+    place: str,
+    *,
+    host: str,
+    port: int,
+    metrics_port: int | None,
+    say: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Serve a folder or what lies below an s3:// URL until interrupted; `say` is told where.
 
-    Raises StudyError or StorageError where there is nothing to serve, StudyError where the port
-    of its metrics is taken.
+    Raises StudyError or StorageError where there is nothing to serve, StudyError where a port
+    is taken.
     """
     watch = Watch()
     app = app_for(place, watch)
@@ -55,7 +64,17 @@ def serve_releases(place: str, *, host: str, port: int, metrics_port: int | None
                 f"metrics: port {metrics_port} cannot be opened ({error.strerror}); choose "
                 "another ALPAGE_METRICS_PORT"
             ) from error
-    uvicorn.run(app, host=host, port=port, log_level="warning")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise StudyError(
+            f"--port: {host}, port {port} cannot be opened ({error.strerror}); choose another"
+        ) from error
+    with listening:
+        named = f"[{host}]" if family == socket.AF_INET6 else host
+        say(f"serving {place} at http://{named}:{listening.getsockname()[1]}")
+        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
 
 
 def _alive(request: Request) -> PlainTextResponse:

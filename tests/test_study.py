@@ -13,6 +13,12 @@ from shapely.geometry import box
 from alpage.errors import StudyError
 from alpage.study import Study, make_study, read_study
 
+
+def named_crs(name: str) -> dict[str, Any]:
+    """What GeoJSON of before RFC 7946 says."""
+    return {"type": "name", "properties": {"name": name}}
+
+
 SQUARE: dict[str, Any] = {
     "type": "Polygon",
     "coordinates": [[[3, 50], [4, 50], [4, 51], [3, 51], [3, 50]]],
@@ -24,11 +30,6 @@ GOOD: dict[str, Any] = {
     "archive": "archive/collection.json",
     "cube": "cubes/one",
 }
-
-
-def named_crs(name: str) -> dict[str, Any]:
-    """What GeoJSON of before RFC 7946 says."""
-    return {"type": "name", "properties": {"name": name}}
 
 
 @pytest.mark.parametrize(
@@ -159,9 +160,20 @@ def test_a_bad_area_file_is_named(tmp_path: Path, content: str, message: str) ->
         study.geometry()
 
 
-@pytest.mark.parametrize("name", ["urn:ogc:def:crs:OGC:1.3:CRS84", "EPSG:4326"])
-def test_longitudes_and_latitudes_may_be_named(name: str) -> None:
-    area = {"geojson": SQUARE | {"crs": named_crs(name)}}
+@pytest.mark.parametrize(
+    "crs",
+    [
+        named_crs("urn:ogc:def:crs:OGC:1.3:CRS84"),
+        named_crs("urn:ogc:def:crs:EPSG::4258"),
+        named_crs("http://www.opengis.net/def/crs/EPSG/0/4326"),
+        {"type": "EPSG", "properties": {"code": 4326}},
+        "EPSG:4326",
+        {},
+        None,
+    ],
+)
+def test_longitudes_and_latitudes_may_be_named(crs: Any) -> None:
+    area = {"geojson": SQUARE | {"crs": crs}}
     assert make_study(GOOD | {"area": area}).geometry().equals(box(3, 50, 4, 51))
 
 

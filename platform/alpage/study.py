@@ -396,7 +396,7 @@ class Study(_Strict):
             where, content = self.locate(source), self.read_geojson(key, source)
         else:
             where, content = "the study", source
-        if (crs := _named_crs(content)) is not None and not _LONGITUDE_LATITUDE.search(crs):
+        if (crs := _named_crs(content)) is not None and not _is_geographic(crs):
             raise StudyError(
                 f"{key}: expected longitudes and latitudes (EPSG:4326), {where} says that its crs "
                 f"is {crs}; project it to EPSG:4326"
@@ -434,16 +434,27 @@ class Study(_Strict):
         return surfaces
 
 
-_LONGITUDE_LATITUDE = re.compile(r"(?:CRS84|EPSG:+4326)$", re.IGNORECASE)
-
-
 def _named_crs(geojson: dict[str, Any]) -> str | None:
-    """The CRS that GeoJSON of before RFC 7946 names."""
+    """The CRS that GeoJSON of before RFC 7946 names, be it by name or by code."""
     crs = geojson.get("crs")
-    if not isinstance(crs, dict):
+    if isinstance(crs, str):
+        return crs
+    properties = crs.get("properties") if isinstance(crs, dict) else None
+    if not isinstance(properties, dict):
         return None
-    properties = crs.get("properties")
-    return str(properties.get("name") if isinstance(properties, dict) else crs)
+    if "code" in properties:
+        return f"EPSG:{properties['code']}"
+    return str(properties["name"]) if "name" in properties else None
+
+
+def _is_geographic(crs: str) -> bool:
+    from pyproj import CRS
+    from pyproj.exceptions import CRSError
+
+    try:
+        return CRS.from_user_input(crs).is_geographic
+    except CRSError:
+        return False
 
 
 def read_study(path: str | Path) -> Study:

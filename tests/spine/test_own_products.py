@@ -16,9 +16,12 @@ from alpage.simulate.valley import Valley
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 MINE = "mine.py"
 ZONED = """
+from dataclasses import replace
+
 import numpy as np
 
 import alpage
+import mine
 from mine import product as greenest
 
 LAYER = alpage.Layer("inside", alpage.Calendar.MONTH, "uint8", 255)
@@ -30,14 +33,33 @@ def inside(month):
     return {"inside": found[None]}
 
 
-def product_of(by_zone):
+def product_of(by_zone, inside=inside):
     stage = alpage.Derive(
         "inside", ("day/ndvi",), (LAYER,), alpage.Calendar.MONTH, inside, by_zone=by_zone
     )
     return alpage.Product("zoned", "1", (*greenest.stages, stage))
 
 
+def of_context(month):
+    return {"inside": np.full((1, *month.zones.shape_yx), len(month.context.zones), "uint8")}
+
+
+def gathering():
+    observing, _ = greenest.stages
+    table = alpage.Table("seen", lambda context: (1,))
+    stage = replace(
+        observing,
+        tables=(table,),
+        function=lambda seen: mine.observe(seen) | {"seen": np.ones((len(seen.days), 1), "int64")},
+    )
+    adding = alpage.Gather(
+        "adding", "seen", lambda context: (1,), lambda rows, context: rows * len(context.zones)
+    )
+    return alpage.Product("zoned", "1", (stage, adding))
+
+
 product, undeclared = product_of(True), product_of(False)
+by_context, gathered = product_of(True, of_context), gathering()
 """
 Done = subprocess.CompletedProcess[str]
 Command = Callable[..., Done]
@@ -166,8 +188,10 @@ def test_a_stage_that_says_so_sees_zones_and_follows_them(
         (tmp_path / "zones.geojson").write_text(json.dumps(told))
         return alpage("run", product=f"zoned:{product}", cube=cube, zones="zones.geojson")
 
-    refused = run("undeclared", 1, "undeclared")
-    assert "stage inside: its function looks at zones; give the stage by_zone" in refused.stderr
+    for name, stage in (("undeclared", "inside"), ("by_context", "inside"), ("gathered", "adding")):
+        refused = run(name, 1, name)
+        told = f"stage {stage}: its function looks at zones that its record does not tell of"
+        assert told in " ".join(refused.stderr.split())
     for cube, n_zones in (("zoned", 2), ("zoned", 1), ("anew", 1)):
         done = run(cube, n_zones)
         assert done.returncode == 0, done.stderr

@@ -15,6 +15,7 @@ import shapely
 import alpage
 from alpage.cube.store import MAIN, CubeStore
 from alpage.engine.plan import Plan
+from alpage.engine.rasters import count_pixels
 from alpage.engine.report import RunReport
 from alpage.errors import CubeError, LimitReached
 from alpage.grid import Grid
@@ -276,6 +277,31 @@ def test_changed_zones_give_the_series_of_a_new_cube(
     alpage.run(fresh)
     same_cube(cells(study.cube), cells(fresh.cube))
     assert alpage.run(study).n_blocks == 0
+
+
+def test_pixels_are_counted_of_changed_zones_only(
+    own_valley: Valley, built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, _ = built("lakes", grid=GRIDS["lakes"])
+    counted: list[Any] = []
+
+    def count(outline: Any, geobox: Any) -> int:
+        counted.append(outline)
+        return count_pixels(outline, geobox)
+
+    monkeypatch.setattr("alpage.engine.plan.count_pixels", count)
+    known = alpage.plan(study).shared.context.zones
+    assert counted == []
+    zones = json.loads(own_valley.zones.read_text())
+    first = zones["features"][0]
+    first["geometry"] = shapely.geometry.mapping(
+        shapely.geometry.shape(first["geometry"]).buffer(1e-4)
+    )
+    own_valley.zones.write_text(json.dumps(zones))
+    now = alpage.plan(study).shared.context.zones
+    assert len(counted) == 1
+    assert now[1:] == known[1:]
+    assert now[0].pixels > known[0].pixels > 0
 
 
 def test_zones_change_while_the_only_scenes_of_a_block_are_withdrawn(

@@ -60,6 +60,7 @@ def identity_of(
             {"id": zone.id, "name": zone.name, "digest": geometry_digest(outline)}
             for zone, outline in zones
         ],
+        "zone_pixels": [zone.pixels for zone, _ in zones],
     }
 
 

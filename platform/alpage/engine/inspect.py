@@ -167,38 +167,34 @@ def _look_again(
 
 
 def _check_offset(scene: Scene, sources: Mapping[str, BandSource], counters: ReadCounters) -> None:
-    """Judge by red and near infrared, be they among the bands that are asked for or not."""
-    red, scl = _for_judging(scene, "red", sources, counters), sources[QUALITY]
-    if red is None or "nir" not in scene.assets:
+    """Judge by red and near infrared, be they among the bands that are asked for or not.
+
+    Of those that are not a mirror may have none, or half a file: then nothing is judged.
+    """
+    if not {"red", "nir"} <= scene.assets.keys():
         return
+    is_read = {"red", "nir"} <= sources.keys()
     try:
+        red = sources.get("red") or _source(scene, "red", counters)
         shape = _look_at(red.header)[1]
-        classes = _match(_look(scl.header, counters), shape)
+        classes = _match(_look(sources[QUALITY].header, counters), shape)
         if not is_open(classes, red.offset):
             return
         red_dn = _look(red.header, counters)
         if not is_open(classes, red.offset, red_dn):
             return
-        nir = _for_judging(scene, "nir", sources, counters)
-        if nir is None:
-            return
+        nir = sources.get("nir") or _source(scene, "nir", counters)
         nir_dn = _match(_look(nir.header, counters), shape)
     except BadCog as error:
-        raise SceneError(scene.id, str(error)) from error
+        if is_read:
+            raise SceneError(scene.id, str(error)) from error
+        return
+    except (SceneError, StorageError):
+        if is_read:
+            raise
+        return
     if (note := judge(red_dn, nir_dn, classes, red.offset).note) is not None:
         raise SceneError(scene.id, f"its radiometry cannot be believed: {note}")
-
-
-def _for_judging(
-    scene: Scene, name: str, sources: Mapping[str, BandSource], counters: ReadCounters
-) -> BandSource | None:
-    """A band that the product may not ask for: a mirror need not have it then."""
-    if name in sources or name not in scene.assets:
-        return sources.get(name)
-    try:
-        return _source(scene, name, counters)
-    except (SceneError, StorageError):
-        return None
 
 
 def _look_at(header: CogHeader) -> tuple[int, tuple[int, int], int]:

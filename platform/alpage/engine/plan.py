@@ -24,7 +24,13 @@ from alpage.engine.before import Before, find_before
 from alpage.engine.bill import Bill, draw_bill
 from alpage.engine.choose_grid import choose_grid, tiles_of
 from alpage.engine.code import code_digests
-from alpage.engine.identity import IDENTITY_KEYS, check_goes_on, check_product, identity_of
+from alpage.engine.identity import (
+    IDENTITY_KEYS,
+    check_goes_on,
+    check_product,
+    geometry_digest,
+    identity_of,
+)
 from alpage.engine.inspect import Damage, SceneSource, inspect_scenes
 from alpage.engine.memory import batch_days, may_chain, peak_bytes
 from alpage.engine.rasters import count_pixels
@@ -131,10 +137,10 @@ def make_plan(
     merged = _merge_scenes(scenes, recorded_scenes, period)
     grid = choose_grid(study, product, parameters, merged, cube)
     _check_area(study, grid)
-    zones = _read_zones(study, grid)
+    zones = _read_zones(study, grid, cube)
     inspection = ReadCounters()
     relief = read_relief(study, product, parameters, grid, cube, inspection) if study.dem else None
-    code = code_digests(product, study.product_place[0])
+    code = code_digests(product, *study.product_place)
     about = identity_of(study, product, parameters, grid, zones, relief, code, cube)
     if cube is not None:
         check_goes_on(study, cube, about, what)
@@ -296,12 +302,23 @@ def _merge_scenes(scenes: SceneList, recorded: SceneList | None, period: Span) -
     return SceneList.of(pairs.values())
 
 
-def _read_zones(study: Study, grid: Grid) -> list[tuple[Zone, BaseGeometry]]:
-    """The zones of the study in the grid's CRS; without any, the whole area is one."""
+def _read_zones(
+    study: Study, grid: Grid, cube: Mapping[str, Any] | None
+) -> list[tuple[Zone, BaseGeometry]]:
+    """The zones of the study in the grid's CRS; without any, the whole area is one.
+
+    What the cube has counted of the same outline is not counted again: thousands take minutes.
+    """
+    counted: dict[str, int] = {}
+    if cube is not None and "zone_pixels" in cube:
+        digests = (zone["digest"] for zone in cube["zones"])
+        counted = dict(zip(digests, cube["zone_pixels"], strict=True))
     zones = []
     for identifier, name, geometry in study.read_zones():
         outline = valid_surface(grid.project(geometry))
-        pixels = count_pixels(outline, grid.geobox)
+        pixels = counted.get(geometry_digest(outline))
+        if pixels is None:
+            pixels = count_pixels(outline, grid.geobox)
         zones.append((Zone(identifier, name, float(outline.area), pixels), outline))
     return zones
 

@@ -67,11 +67,12 @@ def unpack(name: str) -> Shared:
     text: dict[str, Any] = pickle.loads(told[name])  # noqa: S301 - what `pack` made
     study = make_study(json.loads(text["study"]), folder=Path(text["folder"]))
     product = study.load_product()
-    code = code_digests(product, study.product_place[0])
+    code = code_digests(product, *study.product_place)
     if (product.name, product.version, code) != text["product"]:
         raise ProductError(
-            f"product: a worker has other code of {study.product} than the machine that planned: "
-            "start the workers anew, or give them the image that this run was started from"
+            f"product: a worker has other code of {study.product} than this run was planned with; "
+            "start anew what imported it before it was edited, this Python or the workers, or give "
+            "the workers the image that has it"
         )
     context: Context = text["context"]
     layout = Layout(

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NoReturn, cast
+from typing import Any, NoReturn, cast
 
 import icechunk
 import numpy as np
@@ -22,7 +22,7 @@ from alpage.engine.rasters import inside, read_elevation
 from alpage.engine.shared import Shared
 from alpage.engine.storage import ReadCounters
 from alpage.errors import ProductError
-from alpage.product import Context, Stage, Zone
+from alpage.product import Context, Gather, Stage, Summarise, Zone
 from alpage.science.zones import ZoneIndex, zone_index
 
 
@@ -66,23 +66,26 @@ class Outcome:
     failure: BaseException | None = None
 
 
+@dataclass(frozen=True)
 class _NotAsked:
     """In place of the zones that a stage has not asked for."""
 
-    def __init__(self, stage: str) -> None:
-        self._stage = stage
+    stage: str
 
-    def __getattr__(self, name: str) -> NoReturn:
+    def _refuse(self, *_: Any) -> NoReturn:
         raise ProductError(
-            f"stage {self._stage}: its function looks at zones; give the stage by_zone=True, so "
-            "that what it makes is made anew when zones change"
+            f"stage {self.stage}: its function looks at zones that its record does not tell of; "
+            "give the stage by_zone=True, and look at the zones of what the function is given, "
+            "not at those of the context"
         )
 
-    def __iter__(self) -> NoReturn:
-        self.__getattr__("__iter__")
+    def __getattr__(self, name: str) -> NoReturn:
+        # Copies and pickles ask for names of this kind.
+        if name.startswith("__"):
+            raise AttributeError(name)
+        self._refuse()
 
-    def __len__(self) -> int:
-        self.__getattr__("__len__")
+    __iter__ = __len__ = __getitem__ = __contains__ = _refuse
 
 
 class Clock:
@@ -164,9 +167,12 @@ class Job:
         return cast(ZoneIndex, _NotAsked(stage.name))
 
     def context_for(self, stage: Stage) -> Context:
-        """Return the context that a stage's function sees."""
+        """Return the context that a stage's function sees: zones where it is done for all of them.
+
+        What a tile's layers are made of is recorded by the zones that touch it.
+        """
         context = self.shared.context
-        if self.layout.product.uses_zones(stage):
+        if isinstance(stage, Summarise) or (isinstance(stage, Gather) and stage.by_zone):
             return context
         return replace(context, zones=cast(tuple[Zone, ...], _NotAsked(stage.name)))
 

@@ -42,7 +42,7 @@ def add_up(stage: Gather | Summarise, job: Job) -> None:
         total += np.asarray(partial[layout.grid.number(tile), start : start + len(span)])
     job.clock.lap("read")
     if isinstance(stage, Gather):
-        rows = np.asarray(stage.function(total, job.shared.context), dtype=np.float64)
+        rows = np.asarray(stage.function(total, job.context_for(stage)), dtype=np.float64)
         job.clock.lap("compute")
         root[f"ledger/{stage.name}/result"][start : start + len(span)] = rows
     else:

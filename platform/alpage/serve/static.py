@@ -1,5 +1,6 @@
 """Releases over HTTP: byte ranges for readers of shards, CORS for browsers."""
 
+import contextlib
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -74,7 +75,9 @@ def serve_releases(
     with listening:
         named = f"[{host}]" if family == socket.AF_INET6 else host
         say(f"serving {place} at http://{named}:{listening.getsockname()[1]}")
-        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
+        # It raises again what ended it, once it has ended well.
+        with contextlib.suppress(KeyboardInterrupt):
+            uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
 
 
 def _alive(request: Request) -> PlainTextResponse:

@@ -70,6 +70,17 @@ def make_bytes(profile: dict[str, Any], shape: tuple[int, int], part: float, see
         return bytes(memory.getbuffer())
 
 
+def is_misread_by_gdal(profile: dict[str, Any], shape: tuple[int, int], part: float) -> bool:
+    """Whether a short last strip holds what GDAL fills full ones with.
+
+    Longer than its rows, it does not fit where libdeflate is to put it, and GDAL reads 0 instead
+    of the nodata that it wrote there; we return what is stored.
+    """
+    is_filled = profile["SPARSE_OK"] == "FALSE" and part < 1 and profile["nodata"] is not None
+    is_deflated = profile["compress"] == "deflate" and not profile["tiled"]
+    return is_filled and is_deflated and shape[0] % profile["blockysize"] > 0
+
+
 def expected_window(image: Any, window: tuple[int, int, int, int], fill: Any) -> np.ndarray:
     """Cut the window by hand from the whole band that rasterio reads."""
     row, column, height, width = window
@@ -92,6 +103,7 @@ def expected_window(image: Any, window: tuple[int, int, int, int], fill: Any) ->
     seed=st.integers(0, 99),
 )
 def test_equals_rasterio_bit_for_bit(tmp_path_factory, profile, shape, part, corner, size, seed):
+    assume(not is_misread_by_gdal(profile, shape, part))
     path = tmp_path_factory.mktemp("cog") / "a.tif"
     path.write_bytes(make_bytes(profile, shape, part, seed))
     header = read_header(str(path))
@@ -110,6 +122,16 @@ def test_equals_rasterio_bit_for_bit(tmp_path_factory, profile, shape, part, cor
         ):
             assert found.dtype == expected.dtype
             assert found.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("rows", [5, 7, 8])
+def test_strips_that_are_longer_than_their_rows_are_read_as_stored(tmp_path, rows) -> None:
+    profile = {"dtype": "uint8", "compress": "deflate", "nodata": 7, "tiled": False}
+    profile |= {"SPARSE_OK": "FALSE", "blockysize": 3}
+    assert is_misread_by_gdal(profile, (rows, 2), 0.05)
+    path = tmp_path / "a.tif"
+    path.write_bytes(make_bytes(profile, (rows, 2), 0.05, 0))
+    assert (read_window(read_header(str(path)), (1, 0, rows - 1, 2)) == 7).all()
 
 
 def header_of(path: Path) -> CogHeader:

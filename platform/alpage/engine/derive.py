@@ -30,9 +30,9 @@ def derive(stage: Derive, job: Job) -> NDArray[np.int64]:
     ]
     for rows, strip in _strips(stage, segment, job):
         found = stage.function(strip)
-        check_names(stage, found)
         for layer, values in zip(stage.layers, made, strict=True):
             values[:, rows] = layer_of(stage.name, found, layer, len(values), job.area[rows])
+        check_names(stage, found)
     statistics, area_px = Statistics(stage.layers), int(job.area.sum())
     for layer, at, values in zip(stage.layers, slots, made, strict=True):
         statistics.add(layer, values, area_px)

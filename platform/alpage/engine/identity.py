@@ -68,8 +68,8 @@ def declared(product: Product) -> dict[str, str]:
     """Return what a cube's arrays follow from, by layer, table and series.
 
     >>> from alpage.products.snow import snow
-    >>> declared(snow)["day/snow"]
-    'uint8, fill 255, scale 1.0, units 1, flags 8'
+    >>> declared(snow)["season/scd"]
+    'uint16, fill 65535, scale 1.0, units d'
     """
     told = {}
     for layer in product.layers:

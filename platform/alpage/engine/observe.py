@@ -27,7 +27,6 @@ def observe(stage: Observe, job: Job) -> NDArray[np.int64]:
     for imagery in read_batches(batches, stage.bands, given.geobox, job.counters):
         clock.lap("read")
         found = stage.function(given.observation(imagery))
-        check_names(stage, found)
         slots = slot_of(Calendar.DAY, imagery.days) - span.start
         for layer in stage.layers:
             values = layer_of(stage.name, found, layer, len(slots), job.area)
@@ -41,6 +40,7 @@ def observe(stage: Observe, job: Job) -> NDArray[np.int64]:
             clock.lap("write")
         for name, rows in tables.items():
             rows[slots] = table_of(stage.name, found, name, (len(slots), *rows.shape[1:]))
+        check_names(stage, found)
         clock.lap("compute")
     for layer in stage.layers:
         place = layout.place(layer, job.tile, task.id.block)

@@ -1,6 +1,8 @@
 """Zones on pixels, against the centres of pixels asked one by one."""
 
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
+from rasterio.errors import NotGeoreferencedWarning
 
 from alpage.engine import rasters
-from alpage.engine.rasters import count_pixels, elevation_header, read_elevation
+from alpage.engine.rasters import count_pixels, elevation_header, inside, read_elevation
 from alpage.engine.storage import ReadCounters
 from alpage.product import Context, Zone
 from alpage.products.lakes import WaterParameters, finish
@@ -90,3 +93,13 @@ def test_elevation_of_the_whole_globe_serves_every_utm_zone(
     assert plain.any()
     assert np.isfinite(found).all()
     np.testing.assert_allclose(found[plain], rise(lon, lat)[plain], atol=0.01)
+
+
+def test_threads_that_burn_at_once_are_silent_and_right() -> None:
+    box = GeoBox.from_bbox((0, 0, 5120, 5120), "EPSG:32631", resolution=10)
+    circle = shapely.Point(2000, 2000).buffer(1500)
+    alone = inside(circle, box)
+    with warnings.catch_warnings(), ThreadPoolExecutor(4) as pool:
+        warnings.simplefilter("error", NotGeoreferencedWarning)
+        for together in pool.map(lambda _: inside(circle, box), range(2000)):
+            np.testing.assert_array_equal(together, alone)

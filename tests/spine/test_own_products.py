@@ -44,22 +44,26 @@ def of_context(month):
     return {"inside": np.full((1, *month.zones.shape_yx), len(month.context.zones), "uint8")}
 
 
-def gathering():
+def gathering(width, of_zones=False):
     observing, _ = greenest.stages
-    table = alpage.Table("seen", lambda context: (1,))
+    table = alpage.Table("seen", lambda context: (width,))
     stage = replace(
         observing,
         tables=(table,),
-        function=lambda seen: mine.observe(seen) | {"seen": np.ones((len(seen.days), 1), "int64")},
+        function=lambda seen: {**mine.observe(seen), "seen": np.ones((len(seen.days), width), int)},
     )
     adding = alpage.Gather(
-        "adding", "seen", lambda context: (1,), lambda rows, context: rows * len(context.zones)
+        "adding",
+        "seen",
+        lambda context: (width,),
+        lambda rows, context: rows * (len(context.zones) if of_zones else 1),
     )
     return alpage.Product("zoned", "1", (stage, adding))
 
 
 product, undeclared = product_of(True), product_of(False)
-by_context, gathered = product_of(True, of_context), gathering()
+by_context, gathered = product_of(True, of_context), gathering(1, of_zones=True)
+counted = gathering(1)
 """
 Done = subprocess.CompletedProcess[str]
 Command = Callable[..., Done]
@@ -148,6 +152,13 @@ def test_only_what_follows_from_an_edit_is_done_again(
             id="renamed",
         ),
         pytest.param(
+            'Derive("greenest"',
+            'Derive("most_green"',
+            "stage greenest (Derive), which is now not there",
+            ("plan",),
+            id="stage",
+        ),
+        pytest.param(
             'name="monthly',
             'name="weekly',
             "made with product monthly_ndvi, this study asks for weekly_ndvi",
@@ -198,3 +209,15 @@ def test_a_stage_that_says_so_sees_zones_and_follows_them(
     zoned, anew = (cells(str(tmp_path / cube)) for cube in ("zoned", "anew"))
     same_values(zoned, anew)
     assert {0, 1} <= set(zoned.arrays["month/inside"].ravel())
+
+
+def test_a_table_of_another_shape_is_refused(alpage: Command, tmp_path: Path) -> None:
+    (tmp_path / "zoned.py").write_text(ZONED)
+    changed = {"product": "zoned:counted", "cube": "counted"}
+    done = alpage("run", **changed)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "zoned.py").write_text(
+        ZONED.replace("counted = gathering(1)", "counted = gathering(2)")
+    )
+    told = "was made with rows of shape (1,) in table seen, the product now has (2,)"
+    assert told in " ".join(alpage("plan", **changed).stderr.split())

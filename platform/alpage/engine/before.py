@@ -9,11 +9,11 @@ import zarr
 from numpy.typing import NDArray
 
 from alpage.cube.axes import axes_from_json
-from alpage.cube.layout import Layout, zone_steps
+from alpage.cube.layout import Layout, partial_path, zone_steps
 from alpage.cube.ledger import Ledger, voided
 from alpage.cube.shards import check_encoding
 from alpage.errors import CubeError
-from alpage.product import Gather
+from alpage.product import Gather, Observe, Summarise
 from alpage.study import Study
 from alpage.timeaxis import Calendar
 
@@ -73,4 +73,29 @@ def find_before(
     layout = replace(asked, axes=old)
     for layer in asked.product.layers:
         check_encoding(root[layer.path], layout.shard_shape(layer))
+    _check_tables(study, asked, root)
     return Before(root, layout, cube["zones"] != about["zones"], cube.get("scenes"))
+
+
+def _check_tables(study: Study, asked: Layout, root: zarr.Group) -> None:
+    """Raises CubeError where the product's tables have rows of another shape than the cube's."""
+    tables: dict[str, tuple[str, int]] = {}
+    for stage in asked.product.stages:
+        match stage:
+            case Observe():
+                for table in stage.tables:
+                    tables[table.name] = partial_path(stage.name, table.name), 2 + table.by_zone
+            case Gather():
+                tables[stage.name] = f"ledger/{stage.name}/result", 1 + stage.by_zone
+            case Summarise():
+                tables[stage.name] = partial_path(stage.name, stage.name), 3
+            case _:
+                pass
+    for name, (path, before_row) in tables.items():
+        there, row = root[path].shape[before_row:], asked.table_shapes[name]
+        if there != row:
+            raise CubeError(
+                f"cube: {study.cube} was made with rows of shape {there} in table {name}, the "
+                f"product now has {row}; give the product another version and the study another "
+                "cube, or change it back"
+            )

@@ -65,7 +65,7 @@ def identity_of(
 
 
 def declared(product: Product) -> dict[str, str]:
-    """Return what a cube's arrays follow from, by layer, table and series.
+    """Return what a cube's arrays follow from, by stage, layer, table and series.
 
     >>> from alpage.products.snow import snow
     >>> declared(snow)["season/scd"]
@@ -79,6 +79,7 @@ def declared(product: Product) -> dict[str, str]:
         if layer.flags:
             told[layer.path] += f", flags {dict(layer.flags)}"
     for stage in product.stages:
+        told[f"stage {stage.name}"] = type(stage).__name__
         match stage:
             case Observe():
                 told |= {
@@ -86,7 +87,7 @@ def declared(product: Product) -> dict[str, str]:
                     for table in stage.tables
                 }
             case Gather():
-                told[stage.name] = f"gathered{' by zone' * stage.by_zone}"
+                told[f"{stage.name}/result"] = f"table{' by zone' * stage.by_zone}"
             case Summarise():
                 told |= {
                     f"{stage.name}/{series.name}": f"series, units {series.units}"

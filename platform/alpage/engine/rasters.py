@@ -1,5 +1,6 @@
 """Areas, zones and elevation on the pixels of a block."""
 
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +22,9 @@ ELEVATION_KERNEL: Kernel = "bilinear"
 COUNTED_PX = 1024
 """Side of what is burnt at once to count pixels."""
 
+_BURNING = threading.Lock()
+"""rasterio silences a warning of its own while it burns; of two threads one would be heard."""
+
 
 def inside(geometry: BaseGeometry, geobox: GeoBox) -> NDArray[np.bool_]:
     """Return the pixels (y, x) of a geobox whose centre lies within a geometry of its CRS."""
@@ -33,9 +37,10 @@ def inside(geometry: BaseGeometry, geobox: GeoBox) -> NDArray[np.bool_]:
     near = geometry.intersection(
         box.buffer(max(map(abs, geobox.resolution.xy)), join_style="mitre")
     )
-    burnt = rasterio.features.rasterize(
-        [near], out_shape=geobox.shape.yx, transform=geobox.transform, dtype="uint8"
-    )
+    with _BURNING:
+        burnt = rasterio.features.rasterize(
+            [near], out_shape=geobox.shape.yx, transform=geobox.transform, dtype="uint8"
+        )
     return np.asarray(burnt != 0)
 
 

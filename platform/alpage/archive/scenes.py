@@ -177,14 +177,11 @@ def deduplicate(scenes: Iterable[Scene]) -> tuple[tuple[Scene, ...], tuple[Scene
                 seen = scene.footprint if seen is None else seen.union(scene.footprint)
     named: dict[tuple[str, str], Scene] = {}
     for scene in sorted(listed, key=_recency, reverse=True):
-        if id(scene) not in dropped and named.setdefault(_name(scene), scene) is not scene:
+        name = scene.collection, scene.id
+        if id(scene) not in dropped and named.setdefault(name, scene) is not scene:
             dropped.add(id(scene))
     kept = tuple(scene for scene in listed if id(scene) not in dropped)
     return kept, tuple(scene for scene in listed if id(scene) in dropped)
-
-
-def _name(scene: Scene) -> tuple[str, str]:
-    return scene.collection, scene.id
 
 
 def _is_covered(scene: Scene, seen: Any) -> bool:

@@ -9,7 +9,7 @@ Arrays begin at a whole block and are as long as whole blocks, so that a cube
 grows in both directions by moving references, never data.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -342,6 +342,21 @@ def _create_partial(
 def partial_path(stage: str, table: str) -> str:
     """Return where the partial tables of a stage lie."""
     return f"ledger/{stage}/{table}"
+
+
+def table_rows(product: Product) -> Iterator[tuple[str, str, int]]:
+    """Yield each table's name, where it lies, and how many dimensions come before a row's."""
+    for stage in product.stages:
+        match stage:
+            case Observe():
+                for table in stage.tables:
+                    yield table.name, partial_path(stage.name, table.name), 2 + table.by_zone
+            case Gather():
+                yield stage.name, f"ledger/{stage.name}/result", 1 + stage.by_zone
+            case Summarise():
+                yield stage.name, partial_path(stage.name, stage.name), 3
+            case _:
+                pass
 
 
 def _create_result(

@@ -9,11 +9,11 @@ import zarr
 from numpy.typing import NDArray
 
 from alpage.cube.axes import axes_from_json
-from alpage.cube.layout import Layout, partial_path, zone_steps
+from alpage.cube.layout import Layout, table_rows, zone_steps
 from alpage.cube.ledger import Ledger, voided
 from alpage.cube.shards import check_encoding
 from alpage.errors import CubeError
-from alpage.product import Gather, Observe, Summarise
+from alpage.product import Gather
 from alpage.study import Study
 from alpage.timeaxis import Calendar
 
@@ -79,19 +79,7 @@ def find_before(
 
 def _check_tables(study: Study, asked: Layout, root: zarr.Group) -> None:
     """Raises CubeError where the product's tables have rows of another shape than the cube's."""
-    tables: dict[str, tuple[str, int]] = {}
-    for stage in asked.product.stages:
-        match stage:
-            case Observe():
-                for table in stage.tables:
-                    tables[table.name] = partial_path(stage.name, table.name), 2 + table.by_zone
-            case Gather():
-                tables[stage.name] = f"ledger/{stage.name}/result", 1 + stage.by_zone
-            case Summarise():
-                tables[stage.name] = partial_path(stage.name, stage.name), 3
-            case _:
-                pass
-    for name, (path, before_row) in tables.items():
+    for name, path, before_row in table_rows(asked.product):
         there, row = root[path].shape[before_row:], asked.table_shapes[name]
         if there != row:
             raise CubeError(

@@ -102,10 +102,7 @@ def check_product(product: Product, cube: Mapping[str, Any], what: str) -> None:
     """Raise CubeError where a cube, called `what`, holds another product's arrays."""
     for key, asked in (("product", product.name), ("version", product.version)):
         if cube[key] != asked:
-            raise CubeError(
-                f"cube: {what} was made with {key} {cube[key]}, this study asks for {asked}; give "
-                f"it another cube, or the cube's own {key}"
-            )
+            raise _other(what, key, cube[key], asked)
     # Cubes of before say nothing of it.
     now = declared(product)
     there = cube.get("declared", now)
@@ -130,10 +127,7 @@ def check_goes_on(
             there, asked = (_told(key, one.get(key)) for one in (cube, about))
             if there == asked:
                 asked = "another of the same extent"
-            raise CubeError(
-                f"cube: {what} was made with {key} {there}, this study asks for {asked}; give it "
-                f"another cube, or the cube's own {key}"
-            )
+            raise _other(what, key, there, asked)
     _check_period(study, *cube["period"])
 
 
@@ -149,6 +143,13 @@ def _check_period(study: Study, first: str, last: str) -> None:
         f"period: expected one that meets {first}/{last}, which {study.cube} holds, got "
         f"{asked.first}/{asked.last}: nobody has looked at the days between. Ask for {whole}, or "
         "give this study another cube"
+    )
+
+
+def _other(what: str, key: str, there: str, asked: str) -> CubeError:
+    return CubeError(
+        f"cube: {what} was made with {key} {there}, this study asks for {asked}; give it another "
+        f"cube, or the cube's own {key}"
     )
 
 

@@ -29,7 +29,6 @@ Day = tuple[np.datetime64, tuple[SceneSource, ...]]
 Radiometry = tuple[float, float]
 """Gain and offset."""
 FILL = np.uint8(Quality.FILL)
-SIGNED_MIN = int(np.iinfo(np.int16).min)
 DAYS_AHEAD = 8
 """Days on their way while one is laid: stores that answer late are asked early."""
 
@@ -217,8 +216,8 @@ def _common(scenes: tuple[SceneSource, ...], band: str) -> Radiometry:
 
 def _unsigned(source: BandSource) -> Radiometry:
     """A band's radiometry, once its numbers are shifted so that none is below zero."""
-    shift = -SIGNED_MIN if source.header.dtype == "int16" else 0
-    return source.gain, source.offset - shift * source.gain
+    lowest = np.iinfo(source.header.dtype).min
+    return source.gain, source.offset + lowest * source.gain
 
 
 def _normalised(dn: Array, source: BandSource, common: Radiometry) -> NDArray[np.uint16]:
@@ -226,7 +225,7 @@ def _normalised(dn: Array, source: BandSource, common: Radiometry) -> NDArray[np
     empty = dn == source.nodata
     shift = (source.offset - offset) / gain
     if source.gain == gain and shift.is_integer():
-        dn = dn.astype(np.int32) + int(shift)
+        dn = np.add(dn, int(shift), dtype=np.int32)
     else:
         dn = np.rint((dn * float(source.gain) + (source.offset - offset)) / gain)
     # From here on 0 is empty: what is as dark as that, or darker, was measured all the same.

@@ -34,7 +34,7 @@ from alpage.engine.identity import (
 from alpage.engine.inspect import Damage, SceneSource, inspect_scenes
 from alpage.engine.memory import batch_days, may_chain, peak_bytes
 from alpage.engine.rasters import count_pixels
-from alpage.engine.relief import Relief, read_relief
+from alpage.engine.relief import Relief, area_on, read_relief
 from alpage.engine.shared import Shared
 from alpage.engine.storage import ReadCounters
 from alpage.engine.work import SceneIndex, Work
@@ -273,9 +273,7 @@ def _check_needs(study: Study, product: Product) -> None:
 
 def _check_area(study: Study, grid: Grid) -> None:
     """Raises StudyError where no pixel's centre lies in the area: all of the cube stayed empty."""
-    if study.area.bbox is not None:
-        return
-    outline = valid_surface(grid.project(study.geometry()))
+    outline = valid_surface(area_on(study, grid))
     # Counting takes seconds for a country, which holds some for certain.
     if outline.area > 100 * grid.pixel_area_m2 or count_pixels(outline, grid.geobox):
         return

@@ -38,8 +38,8 @@ class Source:
     @property
     def middle_xy(self) -> tuple[float, float]:
         """The image's centre."""
-        (height, width), (a, b, c, d, e, f) = self.shape_yx, self.transform
-        return (a * width + b * height) / 2 + c, (d * width + e * height) / 2 + f
+        x, y = self.points_at(*(np.array(n / 2) for n in self.shape_yx))
+        return float(x), float(y)
 
     @property
     def separable(self) -> bool:

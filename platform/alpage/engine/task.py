@@ -172,7 +172,7 @@ class Job:
         What a tile's layers are made of is recorded by the zones that touch it.
         """
         context = self.shared.context
-        if isinstance(stage, Summarise) or (isinstance(stage, Gather) and stage.by_zone):
+        if isinstance(stage, Gather | Summarise) and self.layout.product.uses_zones(stage):
             return context
         return replace(context, zones=cast(tuple[Zone, ...], _NotAsked(stage.name)))
 

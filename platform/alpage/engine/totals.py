@@ -46,7 +46,7 @@ def add_up(stage: Gather | Summarise, job: Job) -> None:
         job.clock.lap("compute")
         root[f"ledger/{stage.name}/result"][start : start + len(span)] = rows
     else:
-        series = stage.finish(total, job.shared.context)
+        series = stage.finish(total, job.context_for(stage))
         job.clock.lap("compute")
         group = root[f"zones/{calendar.value}"]
         for one in stage.series:

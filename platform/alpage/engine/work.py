@@ -234,8 +234,8 @@ class Work:
         if not recorded or self._is_idle(block):
             return NOTHING
         if self.is_total(block.step):
-            by_zone = isinstance(stage, Summarise) or getattr(stage, "by_zone", False)
-            return digest(who, recorded, self._all_zones if by_zone else "")
+            uses_zones = self.layout.product.uses_zones(stage)
+            return digest(who, recorded, self._all_zones if uses_zones else "")
         if isinstance(stage, Summarise):
             if not self.zones_of(block.tile):
                 return NOTHING

@@ -89,10 +89,12 @@ def test_landsat_nir_is_ours(items: Any) -> None:
     scene = describe(items(LANDSAT)[0])
     assert scene.assets["nir"].href.endswith("_SR_B5.TIF")
     assert "nir08" not in scene.assets
-    red, quality = scene.assets["red"], scene.assets["quality"]
+    red, quality, saturation = (scene.assets[b] for b in ("red", "quality", "saturation"))
     assert (red.gain, red.offset, red.nodata) == (0.275, -2000.0, 0.0)
     # Fill in QA_PIXEL is bit 0.
     assert (quality.gain, quality.offset, quality.nodata) == (1.0, 0.0, 1.0)
+    assert saturation.href.endswith("_QA_RADSAT.TIF")
+    assert (saturation.gain, saturation.offset, saturation.nodata) == (1.0, 0.0, 0.0)
 
 
 def test_sentinel_has_both_near_infrareds(items: Any) -> None:

@@ -10,8 +10,9 @@ import pytest
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
+from alpage.archive.sensors import QUALITY
 from alpage.engine.imagery import read_batches
-from alpage.engine.inspect import QUALITY, BandSource, SceneSource
+from alpage.engine.inspect import BandSource, SceneSource
 from alpage.engine.storage import ReadCounters
 from alpage.engine.tiff import read_header
 from alpage.errors import SceneError

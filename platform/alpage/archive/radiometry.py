@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alpage.archive import facts
-from alpage.archive.sensors import Sensor
+from alpage.archive.sensors import QUALITY_BANDS, Sensor
 
 Item = Mapping[str, Any]
 Integers = NDArray[np.integer[Any]]
@@ -97,7 +97,7 @@ def catalogue_of(item: Item) -> Catalogue:
 def offset_for(item: Item, sensor: Sensor, band: str) -> tuple[float, float, tuple[str, ...]]:
     """Return gain, offset and warnings of one band: reflectance × 10⁴ = DN·gain + offset.
 
-    The quality band is (1, 0). Landsat Collection 2 has one scale for all. For Sentinel-2 the
+    Quality bands are (1, 0). Landsat Collection 2 has one scale for all. For Sentinel-2 the
     catalogue's rule decides, and what the asset itself declares is the cross-check (or, for an
     unknown archive, the rule).
 
@@ -106,7 +106,7 @@ def offset_for(item: Item, sensor: Sensor, band: str) -> tuple[float, float, tup
     >>> offset_for(item, SENSORS["sentinel-2-l2a"], "red")
     (1.0, -1000.0, ())
     """
-    if band == "quality":
+    if band in QUALITY_BANDS:
         return 1.0, 0.0, ()
     name = sensor.asset_name(item, band)
     asset = (item.get("assets") or {}).get(name) or {}

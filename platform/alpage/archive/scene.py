@@ -14,7 +14,14 @@ from shapely.geometry.base import BaseGeometry
 from alpage.archive import facts
 from alpage.archive.footprint import centre_longitude, read_footprint
 from alpage.archive.radiometry import offset_for
-from alpage.archive.sensors import SENSORS, Sensor, recognise
+from alpage.archive.sensors import (
+    QUALITY,
+    QUALITY_BANDS,
+    SATURATION,
+    SENSORS,
+    Sensor,
+    recognise,
+)
 from alpage.errors import SceneError
 
 if TYPE_CHECKING:
@@ -109,7 +116,7 @@ def describe(item: "pystac.Item | Mapping[str, Any]", base_href: str | None = No
         raise SceneError(name, "it has no datetime: start and end alone do not place it on a day")
     when, assumed = _moment(when, footprint, sensor)
     assets, warnings = _read_assets(item, sensor, base_href)
-    if not any(band != "quality" for band in assets):
+    if assets.keys() <= set(QUALITY_BANDS):
         names = " or ".join(sensor.bands["red"].assets)
         raise SceneError(
             name, f"none of its assets is a reflectance band of {sensor.key}, as red is {names}"
@@ -176,8 +183,11 @@ def _read_assets(
         assets[band] = Asset(href, band, gain, offset, entry.nodata if nodata is None else nodata)
         if "jp2" in str(listed[name].get("type") or "").lower() or href.lower().endswith(".jp2"):
             warnings["its assets are JPEG 2000, not cloud-optimised GeoTIFF"] = None
-    if "quality" not in assets:
+    if QUALITY not in assets:
         warnings[f"it has no {sensor.quality_kind} asset: clouds cannot be masked"] = None
+    if SATURATION in sensor.bands and SATURATION not in assets:
+        name = sensor.bands[SATURATION].assets[0]
+        warnings[f"it has no {name} asset: saturated pixels cannot be masked"] = None
     return assets, tuple(warnings)
 
 

@@ -8,6 +8,12 @@ from typing import Any
 
 from alpage.archive import facts
 
+QUALITY = "quality"
+SATURATION = "saturation"
+"""Where it is not 0 a band of the pixel is saturated, or the pixel cannot be used otherwise."""
+QUALITY_BANDS = (QUALITY, SATURATION)
+"""Bands of codes, not of reflectance: what a scene has of them is read with any band."""
+
 
 @dataclass(frozen=True)
 class Band:
@@ -21,7 +27,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Sensor:
-    """A kind of imagery: surface reflectance bands under our common names, and ``quality``.
+    """A kind of imagery: surface reflectance bands under our common names, and `QUALITY_BANDS`.
 
     ``gain`` and ``offset`` are the defaults of the reflectance bands:
     reflectance × 10⁴ = DN·gain + offset. An item belongs to the sensor if its platform matches
@@ -84,7 +90,7 @@ SENTINEL_2 = Sensor(
             "nir09": _sentinel2("nir09", "B09", 60.0),
             "swir16": _sentinel2("swir16", "B11", 20.0),
             "swir22": _sentinel2("swir22", "B12", 20.0),
-            "quality": Band(("scl", "SCL", "SCL_20m"), 20.0, "uint8"),
+            QUALITY: Band(("scl", "SCL", "SCL_20m"), 20.0, "uint8"),
         }
     ),
     quality_kind="scl",
@@ -109,7 +115,8 @@ LANDSAT_8_9 = Sensor(
             "swir16": _landsat("swir16", "SR_B6"),
             "swir22": _landsat("swir22", "SR_B7"),
             # Fill pixels of QA_PIXEL have bit 0 set and no other.
-            "quality": Band(("qa_pixel", "QA_PIXEL", "QA_PIXEL.TIF"), 30.0, nodata=1.0),
+            QUALITY: Band(("qa_pixel", "QA_PIXEL", "QA_PIXEL.TIF"), 30.0, nodata=1.0),
+            SATURATION: _landsat("qa_radsat", "QA_RADSAT"),
         }
     ),
     quality_kind="qa_pixel",

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alpage.archive.sensors import QUALITY_BANDS
 from alpage.cube.ledger import BlockId
 from alpage.engine.cog import Window
 from alpage.engine.header import CogHeader, CogLevel
-from alpage.engine.inspect import QUALITY, SceneSource
+from alpage.engine.inspect import SceneSource
 from alpage.engine.positions import Block, are_parallel, source_of
 from alpage.engine.rasters import ELEVATION_KERNEL
 from alpage.engine.shared import Shared
@@ -100,11 +101,12 @@ def _add_imagery(
             for scene in scenes:
                 tiles_of[scene.id].append(number)
     kernels: dict[str, Kernel] = {band.name: band.kernel for band in stage.bands}
-    kernels[QUALITY] = "nearest"
+    kernels |= dict.fromkeys(QUALITY_BANDS, "nearest")
     alike: dict[tuple[Kernel, object], list[tuple[CogHeader, list[int]]]] = defaultdict(list)
     for scene_id, tiles in tiles_of.items():
-        for name, kernel in kernels.items():
-            header = sources[scene_id].bands[name].header
+        source = sources[scene_id]
+        for name in (*(band.name for band in stage.bands), *source.quality_bands):
+            header, kernel = source.bands[name].header, kernels[name]
             lies = header.crs, header.transform, header.shape_yx
             alike[kernel, lies].append((header, tiles))
     demand.scenes |= tiles_of.keys()

@@ -2,7 +2,7 @@
 
 import functools
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
@@ -13,11 +13,12 @@ from numba import njit
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
+from alpage.archive.sensors import QUALITY, QUALITY_BANDS, SATURATION
 from alpage.engine.cog import Reads, Request
 from alpage.engine.header import BadCog
-from alpage.engine.inspect import QUALITY, BandSource, SceneSource
+from alpage.engine.inspect import BandSource, SceneSource
 from alpage.engine.storage import ReadCounters
-from alpage.engine.warp import Need, is_large, need, read_onto
+from alpage.engine.warp import Kernel, Need, is_large, need, read_onto
 from alpage.errors import SceneError
 from alpage.product import Band
 from alpage.science.masks import Quality, qa_pixel_table, scl_table
@@ -28,13 +29,18 @@ Day = tuple[np.datetime64, tuple[SceneSource, ...]]
 """A day and its scenes, in the order in which they are laid."""
 Radiometry = tuple[float, float]
 """Gain and offset."""
+Table = NDArray[np.uint8]
+"""By code, bits of `Quality`."""
+AS_TOLD: Table = np.arange(2**8, dtype=np.uint8)
+"""The table of codes that are bits of `Quality` already."""
 FILL = np.uint8(Quality.FILL)
+SATURATED = np.uint8(Quality.SATURATED)
 DAYS_AHEAD = 8
 """Days on their way while one is laid: stores that answer late are asked early."""
 
 
 @functools.cache
-def quality_table(kind: str, nodata: float) -> NDArray[np.uint8]:
+def quality_table(kind: str, nodata: float) -> Table:
     """Return the table from a sensor's quality values, up to 65535, to bits of `Quality`."""
     told = {"scl": scl_table, "qa_pixel": qa_pixel_table}[kind]()
     # Scene classes may come as uint16: what is no class is fill, as it is among the first 256.
@@ -106,10 +112,10 @@ class _Fetch:
     """The bands of a scene, on their way."""
 
     scene: SceneSource
-    needs: Sequence[Need]
-    """By band, quality last."""
-    numbers: Sequence[int | None]
-    """Of each band's window among the reads; None where it is not fetched ahead."""
+    needs: Mapping[str, Need]
+    """By band, those of quality among them."""
+    numbers: Mapping[str, int]
+    """Of each band's window among the reads; without those that are not fetched ahead."""
     reads: Reads
 
 
@@ -120,7 +126,8 @@ class _Mosaic:
         self, bands: tuple[Band, ...], geobox: GeoBox, most_days: int, counters: ReadCounters
     ) -> None:
         self._names = tuple(band.name for band in bands)
-        self._kernels = {band.name: band.kernel for band in bands} | {QUALITY: "nearest"}
+        self._kernels: dict[str, Kernel] = {band.name: band.kernel for band in bands}
+        self._kernels |= dict.fromkeys(QUALITY_BANDS, "nearest")
         self._geobox = geobox
         self._counters = counters
         self._shape: tuple[int, int] = geobox.shape.yx
@@ -129,13 +136,13 @@ class _Mosaic:
 
     def fetch(self, scene: SceneSource) -> _Fetch:
         """Return a scene with its bytes on the way."""
-        needs = [self._need(scene, name) for name in (*self._names, QUALITY)]
-        numbers: list[int | None] = []
+        names = (*self._names, *scene.quality_bands)
+        needs = {name: self._need(scene, name) for name in names}
+        numbers: dict[str, int] = {}
         requests: list[Request] = []
-        for needed in needs:
-            ahead = not (needed.is_empty or is_large(needed))
-            numbers.append(len(requests) if ahead else None)
-            if ahead:
+        for name, needed in needs.items():
+            if not (needed.is_empty or is_large(needed)):
+                numbers[name] = len(requests)
                 requests.append((needed.header, 0, needed.window))
         return _Fetch(scene, needs, numbers, Reads(requests, self._counters))
 
@@ -144,14 +151,18 @@ class _Mosaic:
         common = [[_common(scenes, name) for name in self._names] for _, scenes in batch]
         for t, (_, scenes) in enumerate(batch):
             quality = self._quality[t]
-            raw = self._take(next(first), common[t], self._stack[:, t])
-            holes = _lay(self._stack, t, quality, self._stack, t, raw, _coding(scenes[0]), True)
+            fetch = next(first)
+            self._take(fetch, common[t], self._stack[:, t])
+            codes = self._codes(fetch)
+            holes = _lay(self._stack, t, quality, self._stack, t, *codes, True)
             for scene in scenes[1:]:
                 if not holes:
                     break
                 below = np.empty((len(self._stack), 1, *self._shape), dtype=np.uint16)
-                raw = self._take(self.fetch(scene), common[t], below[:, 0])
-                holes = _lay(self._stack, t, quality, below, 0, raw, _coding(scene), False)
+                fetch = self.fetch(scene)
+                self._take(fetch, common[t], below[:, 0])
+                codes = self._codes(fetch)
+                holes = _lay(self._stack, t, quality, below, 0, *codes, False)
         n = len(batch)
         return Imagery(
             np.array([day for day, _ in batch], dtype="datetime64[D]"),
@@ -167,20 +178,30 @@ class _Mosaic:
         except BadCog as error:
             raise SceneError(scene.id, f"band {name}: {error}") from error
 
-    def _take(self, fetch: _Fetch, common: Sequence[Radiometry], out: Array) -> Array:
-        """Fill `out` (band, y, x) with a scene's bands and return its quality as it is coded."""
+    def _take(self, fetch: _Fetch, common: Sequence[Radiometry], out: Array) -> None:
+        """Fill `out` (band, y, x) with a scene's bands."""
         for b, name in enumerate(self._names):
             source = fetch.scene.bands[name]
             plain = source.header.dtype == "uint16" and source.nodata == 0
             if plain and (source.gain, source.offset) == common[b]:
-                self._pixels(fetch, b, out[b])
+                self._pixels(fetch, name, out[b])
             else:
-                out[b] = _normalised(self._pixels(fetch, b, None), source, common[b])
-        return self._pixels(fetch, len(self._names), None)
+                out[b] = _normalised(self._pixels(fetch, name, None), source, common[b])
 
-    def _pixels(self, fetch: _Fetch, band: int, out: Array | None) -> Array:
-        needed, number = fetch.needs[band], fetch.numbers[band]
-        name = (*self._names, QUALITY)[band]
+    def _codes(self, fetch: _Fetch) -> tuple[Array, Table]:
+        """Return a scene's quality as it is coded, and the table of the codes."""
+        scene = fetch.scene
+        codes = self._pixels(fetch, QUALITY, None)
+        table = quality_table(scene.quality_kind, scene.bands[QUALITY].nodata)
+        if SATURATION not in scene.bands:
+            return codes, table
+        told = self._pixels(fetch, SATURATION, None)
+        found = table[codes]
+        found[(told != 0) & (told != scene.bands[SATURATION].nodata)] |= SATURATED
+        return found, AS_TOLD
+
+    def _pixels(self, fetch: _Fetch, name: str, out: Array | None) -> Array:
+        needed, number = fetch.needs[name], fetch.numbers.get(name)
         try:
             if number is not None and needed.warp is None:
                 return fetch.reads.take(number, out)
@@ -201,10 +222,6 @@ class _Mosaic:
         if out is not None:
             out[:] = pixels
         return pixels
-
-
-def _coding(scene: SceneSource) -> NDArray[np.uint8]:
-    return quality_table(scene.quality_kind, scene.bands[QUALITY].nodata)
 
 
 def _common(scenes: tuple[SceneSource, ...], band: str) -> Radiometry:

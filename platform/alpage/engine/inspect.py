@@ -15,7 +15,7 @@ from shapely.geometry.base import BaseGeometry
 
 from alpage.archive.radiometry import is_open, judge
 from alpage.archive.scene import Scene
-from alpage.archive.sensors import SENSORS
+from alpage.archive.sensors import QUALITY, QUALITY_BANDS, SENSORS
 from alpage.engine.cog import Window, read_window
 from alpage.engine.header import BadCog, CogHeader
 from alpage.engine.storage import ReadCounters, readers_for
@@ -24,7 +24,6 @@ from alpage.errors import SceneError, StorageError, UntrustedHref
 from alpage.grid import project
 from alpage.product import Band
 
-QUALITY = "quality"
 # Enough pixels for a percentile of a scene, few enough to be one or two requests.
 LOOK_PX = 400
 
@@ -45,12 +44,17 @@ class BandSource:
 
 @dataclass(frozen=True)
 class SceneSource:
-    """One scene, ready to be read: its bands by common name, `quality` among them."""
+    """One scene, ready to be read: its bands by common name, those of quality among them."""
 
     id: str
     day: np.datetime64
     quality_kind: str
     bands: Mapping[str, BandSource]
+
+    @property
+    def quality_bands(self) -> tuple[str, ...]:
+        """Which bands of quality it has."""
+        return tuple(name for name in QUALITY_BANDS if name in self.bands)
 
 
 Damage = tuple[str, Window]
@@ -99,7 +103,9 @@ def inspect(
     offset disagree.
     """
     sensor = SENSORS[scene.sensor]
-    names = (*(band.name for band in bands), QUALITY)
+    # Of the bands of quality one must be there.
+    quality = (name for name in QUALITY_BANDS if name == QUALITY or name in scene.assets)
+    names = (*(band.name for band in bands), *quality)
     sources = {name: _source(scene, name, counters) for name in names}
     if damage is not None:
         _look_again(scene, sources, damage, counters)
@@ -110,7 +116,7 @@ def inspect(
 
 def _source(scene: Scene, name: str, counters: ReadCounters) -> BandSource:
     header, asset = read_band(scene, name, counters), scene.assets[name]
-    expected = ("uint8", "uint16") if name == QUALITY else ("uint16", "int16")
+    expected = ("uint8", "uint16") if name in QUALITY_BANDS else ("uint16", "int16")
     if header.dtype not in expected:
         raise SceneError(
             scene.id, f"band {name}: expected {' or '.join(expected)}, got {header.dtype}"

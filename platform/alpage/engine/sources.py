@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from alpage.archive.scene import Scene
-from alpage.archive.sensors import SENSORS
+from alpage.archive.sensors import QUALITY, SENSORS
 from alpage.engine.header import MAGIC, CogHeader
-from alpage.engine.inspect import QUALITY, BandSource, SceneSource
+from alpage.engine.inspect import BandSource, SceneSource
 from alpage.files import replacing
 from alpage.objectstore import on_s3, read_object, write_object
 from alpage.product import Band

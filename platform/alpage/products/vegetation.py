@@ -263,7 +263,7 @@ vegetation = Product(
             series=(
                 Series("ndvi_mean", "1", "mean NDVI of the clear pixels of the zone"),
                 Series("ndvi_std", "1", "standard deviation of NDVI within the zone"),
-                Series("clear_fraction", "1", "part of the zone that is clear"),
+                Series("clear_fraction", "1", "clear part of the zone, empty where none is"),
             ),
             shape=lambda context: (3,),
             count=count_days,

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from alpage.settings import Settings
 from alpage.study import make_study
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,3 +40,17 @@ def test_ci_runs_the_lines_of_the_readme() -> None:
     assert lines
     for line in lines:
         assert f"$ {line}" in README
+
+
+def test_the_operator_is_told_every_setting_and_what_it_is_where_unset() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    table = text.split("\n## Settings\n")[1].split("\n## ")[0]
+    told = {
+        name: unset
+        for names, unset in re.findall(r"^\| (`.*?`) \| (.*?) \|", table, re.M)
+        for name in re.findall(r"`(\w+)`", names)
+    }
+    assert told.keys() == Settings.model_fields.keys()
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.default, int | float):
+            assert float(told[name]) == field.default, name

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import S3Store
-from pydantic import AliasChoices, Field, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import AliasChoices, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from alpage.errors import StorageError
 
@@ -69,14 +69,13 @@ class StorageSettings(BaseSettings):
     """How object stores are reached, from the environment.
 
     Keys are no fields of it: AWS_ACCESS_KEY_ID and its kin are read where they are used, see
-    `keys`. ALPAGE_PLAIN_HTTP_HOSTS, comma separated, names hosts of a trusted network that may
-    be read without TLS, besides this machine.
+    `keys`.
 
     >>> StorageSettings(AWS_ENDPOINT_URL="http://127.0.0.1:7070").gdal_options()["AWS_HTTPS"]
     'NO'
     """
 
-    model_config = SettingsConfigDict(frozen=True, env_prefix="ALPAGE_", extra="ignore")
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
 
     endpoint: str | None = Field(
         default=None,
@@ -98,14 +97,6 @@ class StorageSettings(BaseSettings):
     request_payer: str | None = Field(
         default=None, validation_alias=AliasChoices("AWS_REQUEST_PAYER", "AWS_REQUESTER_PAYS")
     )
-    plain_http_hosts: Annotated[frozenset[str], NoDecode] = frozenset()
-
-    @field_validator("plain_http_hosts", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        if isinstance(value, str):
-            return frozenset(name.strip().lower() for name in value.split(",") if name.strip())
-        return value
 
     @property
     def requester_pays(self) -> bool:

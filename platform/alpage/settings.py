@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 def _split(value: Any) -> Any:
     """Names as they are written in an environment variable: one after another, by commas."""
     if isinstance(value, str):
-        return tuple(name.strip() for name in value.split(",") if name.strip())
+        return tuple(name.strip().lower() for name in value.split(",") if name.strip())
     return value
 
 
@@ -33,6 +33,9 @@ class Settings(BaseSettings):
     commit_seconds: float = Field(30.0, gt=0, description="Longest time between commits.")
     allowed_hosts: Names = Field(
         None, description="Hosts imagery may come from; unset: any public one."
+    )
+    plain_http_hosts: Names = Field(
+        None, description="Hosts that may be read without TLS; unset: this machine only."
     )
     allowed_buckets: Names = Field(None, description="Buckets imagery may come from; unset: any.")
     cluster_template: Path | None = Field(

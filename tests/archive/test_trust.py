@@ -12,6 +12,18 @@ from alpage.errors import UntrustedHref
 REMOTE = "https://stac.example.org/v1/collections/s2"
 
 
+def test_named_hosts_are_read_without_tls() -> None:
+    policy = TrustPolicy(plain_http_hosts=("data.svc",))
+    for href in ("http://data.svc:8080/a.tif", "https://data.svc/a.tif", "http://DATA.svc/a.tif"):
+        assert policy.check(href, REMOTE) == href
+    # What else is allowed is told elsewhere, and this host need not be told twice.
+    strict = TrustPolicy(hosts=("example.org",), plain_http_hosts=("data.svc",))
+    assert strict.check("http://data.svc/a.tif", REMOTE)
+    for href in ("http://example.org/a.tif", "http://other.svc/a.tif", "http://a.data.svc/a.tif"):
+        with pytest.raises(UntrustedHref, match="ALPAGE_PLAIN_HTTP_HOSTS"):
+            strict.check(href, REMOTE)
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """A local archive with one image, and a secret beside it that a symlink points at."""

@@ -71,7 +71,11 @@ def search_archive(
         raise ArchiveError("expected an area to search, got an empty geometry")
     archive = as_location(archive)
     operator = operator or settings()
-    trust = TrustPolicy(hosts=operator.allowed_hosts, buckets=operator.allowed_buckets)
+    trust = TrustPolicy(
+        hosts=operator.allowed_hosts,
+        buckets=operator.allowed_buckets,
+        plain_http_hosts=operator.plain_http_hosts or (),
+    )
     trust.check(archive, archive)
     wanted = Wanted(collection, cut_at_antimeridian(geometry), *period)
     shapely.prepare(wanted.geometry)

@@ -40,10 +40,13 @@ class TrustPolicy(BaseModel):
 
     schemes: frozenset[str] = Field(
         default=frozenset({"s3", "https", "file"}),
-        description="Schemes that may be opened; http only ever on a loopback address.",
+        description="Schemes that may be opened; http only on loopback addresses and named hosts.",
     )
     hosts: tuple[str, ...] | None = Field(
         default=None, description="Hosts that may be opened; all public ones when absent."
+    )
+    plain_http_hosts: tuple[str, ...] = Field(
+        default=(), description="Hosts that are opened over http too, private or not."
     )
     buckets: tuple[str, ...] | None = Field(
         default=None, description="S3 buckets that may be opened; all when absent."
@@ -124,10 +127,16 @@ class TrustPolicy(BaseModel):
         host = (parts.hostname or "").rstrip(".").lower()
         if not host:
             _refuse(href, "it names no host")
-        named = self.hosts is not None and any(_same_host(host, entry) for entry in self.hosts)
+        is_plain = host in self.plain_http_hosts
+        named = is_plain or any(_same_host(host, entry) for entry in self.hosts or ())
         at_home = _is_loopback(host) and _is_loopback(urlsplit(base).hostname or "")
-        if parts.scheme.lower() == "http" and not (_is_loopback(host) and (named or at_home)):
-            _refuse(href, "http is only opened on a loopback address that the archive itself uses")
+        is_near = is_plain or (_is_loopback(host) and (named or at_home))
+        if parts.scheme.lower() == "http" and not is_near:
+            _refuse(
+                href,
+                "http is only opened on a loopback address that the archive itself uses, and on"
+                " hosts that ALPAGE_PLAIN_HTTP_HOSTS names",
+            )
         if self.hosts is not None and not named and not at_home:
             _refuse(href, f"host {host!r} is not in the allowed hosts")
         if _is_private(host) and not named and not at_home:

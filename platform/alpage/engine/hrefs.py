@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,7 +27,7 @@ class Place:
     """Decoded path below the root, without leading slash; absolute for files."""
 
 
-def place_of(href: str, plain_http_hosts: frozenset[str] = frozenset()) -> Place:
+def place_of(href: str, plain_http_hosts: Collection[str] = ()) -> Place:
     """Return where the href points.
 
     Known are `s3://bucket/key` (the key as it is), `https://` and `http://host/path` and
@@ -90,7 +91,7 @@ def _web(href: str, scheme: Literal["http", "https"], root: str, path: str) -> P
     return Place(scheme, root.lower(), _clean(href, path))
 
 
-def _check_plain(href: str, root: str, plain_http_hosts: frozenset[str]) -> None:
+def _check_plain(href: str, root: str, plain_http_hosts: Collection[str]) -> None:
     host = (urlsplit(f"//{root}").hostname or "") if HOST.fullmatch(root) else ""
     if not (_loopback(host) or host in plain_http_hosts):
         raise _refusal(href, "plain http only on this machine or to ALPAGE_PLAIN_HTTP_HOSTS")

@@ -32,6 +32,7 @@ from alpage.objectstore import (
     tries,
 )
 from alpage.redaction import safe_name
+from alpage.settings import settings as installation
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
@@ -73,6 +74,7 @@ class ReadCounters:
 def forget() -> None:
     """Drop settings and stores, so that a changed environment is read again."""
     forget_environment()
+    installation.cache_clear()
     _place.cache_clear()
     _store.cache_clear()
 
@@ -297,7 +299,7 @@ def _cut(
 
 @lru_cache(maxsize=4096)
 def _place(href: str) -> Place:
-    return place_of(href, settings().plain_http_hosts)
+    return place_of(href, installation().plain_http_hosts or ())
 
 
 @cache

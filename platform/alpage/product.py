@@ -60,7 +60,7 @@ class Layer:
     """Largest change of the layer's mean, in units, against the cube that readers have now."""
 
     def __post_init__(self) -> None:
-        """Refuse what no array can hold."""
+        """Refuse what no array can hold, and what readers could not tell."""
         try:
             dtype = np.dtype(self.dtype)
         except TypeError:
@@ -76,6 +76,12 @@ class Layer:
                 raise ProductError(
                     f"layer {self.name}: expected a {name} that {self.dtype} holds, got {value}"
                 )
+        low, high = self.valid_range or (self.fill + 1, self.fill)
+        if low <= self.fill <= high:
+            raise ProductError(
+                f"layer {self.name}: expected a fill outside its valid range {self.valid_range}, "
+                f"got {self.fill}, which readers take for an empty pixel"
+            )
 
     @property
     def path(self) -> str:

@@ -203,6 +203,10 @@ def good(shared: Path, scheduler: str, tmp_path_factory: pytest.TempPathFactory)
     (folder / "ill_formed.py").write_text(
         "import alpage\nproduct = alpage.Layer('ndvi', alpage.Calendar.DAY, 'uint8', fill=-32768)\n"
     )
+    (folder / "ambiguous.py").write_text(
+        "import alpage\n"
+        "product = alpage.Layer('n', alpage.Calendar.DAY, 'uint8', fill=0, valid_range=(0, 9))\n"
+    )
     (folder / "not_python.py").write_text("product = = 1")
     (folder / "needs_missing.py").write_text("import no_such_library")
     (folder / "fails_at_import.py").write_text("product = 1 / 0")
@@ -883,6 +887,11 @@ BAD_STUDIES: dict[str, Bad] = {
         StudyError,
         r"not well formed: layer ndvi: expected a fill that uint8 holds, got -32768",
         {"product": "ill_formed:product"},
+    ),
+    "layer with a fill that is a value": Bad(
+        StudyError,
+        r"not well formed: layer n: expected a fill outside its valid range \(0, 9\), got 0, which",
+        {"product": "ambiguous:product"},
     ),
     "area without a pixel": Bad(
         StudyError,

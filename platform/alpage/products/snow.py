@@ -1,5 +1,6 @@
 """Snow: the Let-It-Snow mask with its snow line from all tiles, seasons, and series per zone."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -45,6 +46,7 @@ from alpage.timeaxis import ONE_DAY, Calendar
 
 SEASON_MARGIN_DAYS = 15
 SERIES_STEP_M = 50.0
+COARSE_CELL_M = 240.0
 CODES = (NO_SNOW, SNOW, CLOUD, NODATA)
 
 
@@ -81,12 +83,12 @@ SNOW_CODES = Layer(
 )
 
 
-def _season_layer(name: str, long_name: str, units: str = "d", fill: int = SEASON_FILL) -> Layer:
+def _season_layer(name: str, long_name: str, units: str = "d") -> Layer:
     return Layer(
         name,
         Calendar.SEASON,
         "uint16",
-        fill=fill,
+        fill=SEASON_FILL,
         units=units,
         long_name=long_name,
         valid_range=(0, 366),
@@ -98,7 +100,7 @@ SEASON_LAYERS = (
     _season_layer("sod", "first day of the longest snow period, days since 1 September"),
     _season_layer("smod", "last day of the longest snow period, days since 1 September"),
     _season_layer("nsp", "snow periods that begin in the season", "1"),
-    _season_layer("nobs", "clear observations in the season", fill=0),
+    _season_layer("nobs", "clear observations in the season", "1"),
 )
 
 
@@ -112,7 +114,13 @@ def _table_shape(context: Context) -> tuple[int, ...]:
 
 
 def _halo(context: Context) -> int:
-    return coarse_halo(context.parameters.coarse_factor)
+    return coarse_halo(_coarse_factor(context))
+
+
+def _coarse_factor(context: Context) -> int:
+    """The side of a coarse cell: what LIS has for Sentinel-2 and Landsat is 240 m of ground."""
+    asked: int | None = context.parameters.coarse_factor
+    return asked or max(1, round(COARSE_CELL_M / math.sqrt(context.pixel_area_m2)))
 
 
 def observe(observation: Observation) -> Mapping[str, Array]:
@@ -124,7 +132,7 @@ def observe(observation: Observation) -> Mapping[str, Array]:
         observation.bands["red"],
         observation.gains["red"],
         observation.offsets["red"],
-        factor=parameters.coarse_factor,
+        factor=_coarse_factor(observation.context),
         origin_yx=observation.origin_yx,
     )
     green, red, swir16 = (observation.inner(observation.bands[name]) for name in names)
@@ -256,7 +264,7 @@ def finish(total: Array, context: Context) -> Mapping[str, Array]:
 
 snow = Product(
     name="snow",
-    version="1",
+    version="2",
     title="Snow cover",
     parameters=SnowParameters,
     needs_dem=True,

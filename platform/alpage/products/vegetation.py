@@ -25,13 +25,15 @@ from alpage.science.masks import DEFAULT_MASK, Quality
 from alpage.science.phenology import PhenologyParameters, phenology_block
 from alpage.science.smoothing import smooth_bins
 from alpage.science.zonal import sum_values
-from alpage.timeaxis import ONE_DAY, Calendar, covering, slot_of
+from alpage.timeaxis import ONE_DAY, Calendar, covering, slot_of, start_of
 
 FILL = -32768
 ERROR_FILL = 65535
 SCALE = 1e-4
 # Long enough that a curve's ends do not bend what lies within the year.
 SMOOTHING_MARGIN_DAYS = 120
+# A season that peaks on a year's first or last day has its bases half a year beyond.
+SEASON_MARGIN_DAYS = 240
 
 
 class VegetationParameters(Parameters):
@@ -87,7 +89,7 @@ def _day_of_year(name: str, long_name: str) -> Layer:
         "int16",
         fill=FILL,
         units="d",
-        long_name=f"{long_name}, day of the year from 1",
+        long_name=f"{long_name}, day of the year from 1, less in the year before",
         valid_range=(-366, 732),
     )
 
@@ -138,8 +140,9 @@ def smooth(segment: Segment) -> Mapping[str, Array]:
 def phenology(segment: Segment) -> Mapping[str, Array]:
     """The main season of one year."""
     year_start = segment.first_day
+    last = start_of(Calendar.DEKAD, slot_of(Calendar.DEKAD, segment.days) + 1) - ONE_DAY
     # A dekad's value stands for its middle.
-    middle = (segment.days - year_start) / ONE_DAY + 4.5
+    middle = ((segment.days - year_start) + (last - year_start)) / ONE_DAY / 2
     found = phenology_block(
         segment.layers["dekad/ndvi"],
         middle,
@@ -195,7 +198,7 @@ NDVI = _ndvi_layer("ndvi", Calendar.DAY, "NDVI of clear pixels")
 
 vegetation = Product(
     name="vegetation",
-    version="1",
+    version="2",
     title="Vegetation",
     parameters=VegetationParameters,
     resolution="finest",
@@ -254,7 +257,7 @@ vegetation = Product(
                 _ndvi_layer("season_peak_ndvi", Calendar.YEAR, "NDVI at the peak"),
             ),
             segment=Calendar.YEAR,
-            margin_days=SMOOTHING_MARGIN_DAYS,
+            margin_days=SEASON_MARGIN_DAYS,
             function=phenology,
         ),
         Summarise(

@@ -58,7 +58,7 @@ class Phenology(NamedTuple):
     start_of_season: NDArray[np.int16]
     """Day of the year from 1; below 1 where it lies in the year before."""
     peak_of_season: NDArray[np.int16]
-    """Day of the year from 1."""
+    """Day of the year from 1; 0 or the year's days and one more where it lies just beyond."""
     end_of_season: NDArray[np.int16]
     """Day of the year from 1; above 365 or 366 where it lies in the year after."""
     season_length: NDArray[np.int16]

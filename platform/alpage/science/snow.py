@@ -50,8 +50,11 @@ class LisParameters(BaseModel):
     red_back_to_cloud: float = Field(
         0.100, ge=0, le=1, description="red reflectance above which cloud without snow is cloud"
     )
-    coarse_factor: int = Field(
-        12, ge=1, le=64, description="side of a coarse red cell in pixels: 12 at 20 m, 8 at 30 m"
+    coarse_factor: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="side of a coarse red cell in pixels; none: 240 m, 12 at 20 m and 8 at 30 m",
     )
 
 
@@ -232,9 +235,9 @@ def coarse_red(
 
     Cells of `factor` × `factor` pixels lie on the global pixel grid: `origin_yx` is the
     global row and column of element [0, 0], so the answer does not depend on the cut in
-    blocks once these carry `coarse_halo(factor)` more pixels. A cell is the bilinear
-    downsampling of GDAL: weights fall linearly to 0 at `factor` pixels from its centre,
-    and are normalised over the pixels that have data. `red_dn` (t, y, x) with 0 = no data,
+    blocks once these carry `coarse_halo(factor)` more pixels. A cell is downsampled
+    bilinearly: weights fall linearly to 0 at `factor` pixels from its centre, and are
+    normalised over the pixels that have data. `red_dn` (t, y, x) with 0 = no data,
     `gain` and `offset` one per date. NaN where no pixel has data.
 
     >>> dn = np.array([[[10, 10, 0, 0, 0, 0]]], dtype="uint16")

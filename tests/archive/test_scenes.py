@@ -208,6 +208,7 @@ def test_other_acquisitions_are_kept(items: Any) -> None:
 
 def test_mosaic_order_is_stated(scene: Scene) -> None:
     start = datetime(2020, 2, 19, 11, tzinfo=UTC)
+    start_before = start - timedelta(minutes=25)
     one = {"platform": "sentinel-2a", "orbit": "37", "datetime": start}
     two = {"platform": "sentinel-2b", "orbit": "80", "datetime": start + timedelta(minutes=50)}
     expected = [
@@ -217,8 +218,10 @@ def test_mosaic_order_is_stated(scene: Scene) -> None:
         replace(scene, id="c", tile="28RFP", crs=32628, **one),
         replace(scene, id="b", tile="29RKH", crs=32629, **two),
         replace(scene, id="a", tile="28RFN", crs=None, **two),
+        # Before the others by its hour, after them by its pixels.
+        replace(scene, id="l", sensor="landsat-c2-l2", platform="landsat-8", datetime=start_before),
     ]
-    for rotated in range(6):
+    for rotated in range(7):
         shuffled = expected[rotated:] + expected[:rotated]
         assert mosaic_order(shuffled, 32629) == tuple(expected)
     assert [s.id for s in mosaic_order(expected, 32628)][:1] == ["c"]

@@ -21,6 +21,7 @@ from alpage.science.masks import Quality, scl_table
 
 BOX = GeoBox((40, 50), Affine(10, 0, 600_000, 0, -10, 5_100_000), "EPSG:32632")
 BANDS = (Band("red"), Band("nir"))
+HIDDEN = Quality.CLOUD | Quality.CIRRUS | Quality.SHADOW
 
 
 @pytest.fixture
@@ -28,11 +29,11 @@ def scene(tmp_path: Path, write_tif: Callable[..., Path]) -> Callable[..., Scene
     """Return a function that writes a scene of random pixels with holes, and its arrays."""
 
     def make(
-        name: str, day: str, seed: int, *, offset: float = 0.0, nodata: int = 0
+        name: str, day: str, seed: int, *, offset: float = 0.0, nodata: int = 0, overpass: str = ""
     ) -> tuple[SceneSource, dict[str, Any]]:
         rng = np.random.default_rng(seed)
         pixels = {band.name: rng.integers(1, 9000, (40, 50)).astype("uint16") for band in BANDS}
-        pixels[QUALITY] = rng.choice([4, 5, 8, 11], (40, 50)).astype("uint8")
+        pixels[QUALITY] = rng.choice([4, 5, 8, 11, 3, 10], (40, 50)).astype("uint8")
         for array in pixels.values():
             array[rng.random((40, 50)) < 0.2] = 0
         sources = {}
@@ -42,46 +43,50 @@ def scene(tmp_path: Path, write_tif: Callable[..., Path]) -> Callable[..., Scene
             path = tmp_path / f"{name}-{band}.tif"
             write_tif(path, stored, transform=BOX.transform, nodata=empty)
             sources[band] = BandSource(read_header(str(path)), 1.0, offset, empty)
-        return SceneSource(name, np.datetime64(day, "D"), "scl", sources), pixels
+        return SceneSource(name, np.datetime64(day, "D"), overpass, "scl", sources), pixels
 
     return make
 
 
-def laid(days: list[list[dict[str, Any]]]) -> tuple[dict[str, Any], Any]:
+def laid(days: list[list[tuple[SceneSource, dict[str, Any]]]]) -> tuple[dict[str, Any], Any]:
     """What comes of days of scenes, pixel by pixel."""
     bands = {band.name: np.zeros((len(days), 40, 50), "uint16") for band in BANDS}
     quality = np.full((len(days), 40, 50), Quality.FILL, "uint8")
     table = scl_table()
     for t, scenes in enumerate(days):
         for y, x in np.ndindex(40, 50):
-            for pixels in scenes:
+            for source, pixels in scenes:
                 whole = all(pixels[band.name][y, x] for band in BANDS) and pixels[QUALITY][y, x]
-                if whole:
+                is_other = source.overpass != scenes[0][0].overpass
+                seen, told = pixels[QUALITY][y, x] in (4, 5, 11), quality[t, y, x]
+                is_lifted = is_other and seen and told & HIDDEN
+                if whole and (told == Quality.FILL or is_lifted):
                     for band in BANDS:
                         bands[band.name][t, y, x] = pixels[band.name][y, x]
                     quality[t, y, x] = table[pixels[QUALITY][y, x]]
-                    break
     return bands, quality
 
 
+@pytest.mark.parametrize("overpass", ["", "sentinel-2b 80"], ids=["one-pass", "two-passes"])
 @pytest.mark.parametrize("batch", [1, 2, 4])
 @pytest.mark.parametrize("nodata", [0, 9999])
 def test_the_first_whole_pixel_of_a_day_is_taken(
-    scene: Callable[..., Any], batch: int, nodata: int
+    scene: Callable[..., Any], batch: int, nodata: int, overpass: str
 ) -> None:
+    """Or that of another pass, where this saw the ground and the first one clouds."""
     made = [
         [scene("a", "2020-05-01", 1, nodata=nodata)],
         [
             scene("b", "2020-05-04", 2, nodata=nodata),
             scene("c", "2020-05-04", 3),
-            scene("d", "2020-05-04", 4),
+            scene("d", "2020-05-04", 4, overpass=overpass),
         ],
-        [scene("e", "2020-05-09", 5), scene("f", "2020-05-09", 6)],
+        [scene("e", "2020-05-09", 5), scene("f", "2020-05-09", 6, overpass=overpass)],
         [scene("g", "2020-05-11", 7)],
     ]
     days = [(scenes[0][0].day, tuple(source for source, _ in scenes)) for scenes in made]
     batches = [days[start : start + batch] for start in range(0, len(days), batch)]
-    bands, quality = laid([[pixels for _, pixels in scenes] for scenes in made])
+    bands, quality = laid(made)
     counters, seen = ReadCounters(), 0
     for imagery in read_batches(batches, BANDS, BOX, counters):
         part = slice(seen, seen + len(imagery.days))
@@ -102,7 +107,7 @@ def test_scenes_of_one_day_are_brought_to_the_lowest_offset(scene: Callable[...,
     for band in own:
         if band != QUALITY:
             own[band] = np.where(own[band] == 0, 0, own[band] + 1000).astype("uint16")
-    bands, _ = laid([[own, below]])
+    bands, _ = laid([[(first, own), (second, below)]])
     np.testing.assert_array_equal(imagery.bands["red"], bands["red"])
     assert imagery.offsets["red"].tolist() == [-1000.0]
 
@@ -118,7 +123,7 @@ def test_what_is_darker_than_nothing_was_measured(
     for name, (pixels, nodata) in bands.items():
         path = write_tif(tmp_path / f"{name}.tif", pixels, transform=BOX.transform, nodata=nodata)
         sources[name] = BandSource(read_header(str(path)), 1.0, 0.0, nodata)
-    scene = SceneSource("a", np.datetime64("2022-05-01", "D"), "scl", sources)
+    scene = SceneSource("a", np.datetime64("2022-05-01", "D"), "", "scl", sources)
     (imagery,) = read_batches([[(scene.day, (scene,))]], BANDS, BOX, ReadCounters())
     numbers = imagery.bands["red"][0, 0, :7].astype(int)
     # Of the lowest number alone one is lost: 0 stands for an empty pixel.
@@ -142,7 +147,7 @@ def test_nodata_that_only_the_item_tells_is_no_pixel(
             path = tmp_path / f"{name}-{nodata}.tif"
             write_tif(path, pixels, transform=between, nodata=nodata)
             sources[name] = BandSource(read_header(str(path)), 1.0, 0.0, 0.0)
-        scene = SceneSource("a", np.datetime64("2022-05-01", "D"), "scl", sources)
+        scene = SceneSource("a", np.datetime64("2022-05-01", "D"), "", "scl", sources)
         (imagery,) = read_batches([[(scene.day, (scene,))]], BANDS, BOX, ReadCounters())
         seen = imagery.quality[0] & Quality.FILL == 0
         assert seen.any()
@@ -162,7 +167,7 @@ def test_what_is_no_scene_class_is_fill(tmp_path: Path, write_tif: Callable[...,
     ):
         path = write_tif(tmp_path / f"{name}.tif", pixels, transform=BOX.transform)
         sources[name] = BandSource(read_header(str(path)), 1.0, 0.0, 0.0)
-    scene = SceneSource("a", np.datetime64("2022-05-01", "D"), "scl", sources)
+    scene = SceneSource("a", np.datetime64("2022-05-01", "D"), "", "scl", sources)
     (imagery,) = read_batches([[(scene.day, (scene,))]], BANDS, BOX, ReadCounters())
     assert (imagery.quality[0, 0, :5] & Quality.FILL != 0).tolist() == [True] * 4 + [False]
 

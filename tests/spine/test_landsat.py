@@ -1,4 +1,4 @@
-"""An archive of Landsat Collection 2 items: reflectance, clouds and saturation, end to end.
+"""Archives of Landsat Collection 2, alone and with Sentinel-2, end to end.
 
 No date of the real images under ../shared has a clear pixel, so these are drawn. Expected values
 come of the published scale alone: reflectance = 2.75e-5 DN - 0.2 (USGS, Landsat Collection 2
@@ -6,16 +6,17 @@ Level-2), masked where QA_PIXEL has one of the bits 0 to 4 or QA_RADSAT is not 0
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
+import xarray as xr
 from affine import Affine
 from numpy.typing import NDArray
+from rasterio.transform import array_bounds
 from rasterio.warp import transform_bounds
 
 from alpage import verbs
@@ -23,26 +24,84 @@ from alpage.cube.reader import open_cube
 from alpage.study import Study, make_study
 
 SIZE = 96
-PLACE = Affine(30, 0, 500_010, 0, -30, 4_999_995)
 CRS = "EPSG:32632"
+CORNER = Affine.translation(500_010, 4_999_995)
+PLACE = CORNER * Affine.scale(30, -30)
+BBOX = transform_bounds(CRS, "EPSG:4326", *array_bounds(SIZE, SIZE, PLACE))
 CLEAR, FILL, DILATED, CIRRUS, CLOUD, SHADOW = 21824, 1, 21826, 54724, 22280, 23888
 SATURATED_RED, CIRRUS_BAND, OCCLUDED = 1 << 3, 1 << 8, 1 << 11
-ASSETS = {"red": "SR_B4", "nir08": "SR_B5", "qa_pixel": "QA_PIXEL", "qa_radsat": "QA_RADSAT"}
+Pixels = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Landsat:
-    """An archive, and its pixels by date and asset."""
+class Archive:
+    """Scenes of one place, by day and sensor."""
 
     folder: Path
-    pixels: dict[str, dict[str, NDArray[np.uint16]]]
+    pixels: dict[str, Pixels] = field(default_factory=dict)
+    """By day, those of Landsat by asset."""
+
+    def add(self, name: str, pixel_m: int, item: dict[str, Any], arrays: Pixels) -> None:
+        """Write a scene's files and its item, and name it in the collection."""
+        assets = {}
+        for asset, array in arrays.items():
+            path = self.folder / f"{name}_{asset}.TIF"
+            _write_cog(path, array, pixel_m, nodata=1 if asset == "qa_pixel" else 0)
+            assets[asset] = {"href": path.name}
+        west, south, east, north = BBOX
+        ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
+        item |= {
+            "type": "Feature",
+            "stac_version": "1.0.0",
+            "id": name,
+            "bbox": BBOX,
+            "geometry": {"type": "Polygon", "coordinates": [ring]},
+            "assets": assets,
+            "links": [],
+        }
+        item["properties"]["proj:epsg"] = 32632
+        (self.folder / f"{name}.json").write_text(json.dumps(item))
+        links = [
+            {"rel": "item", "href": f"./{path.name}"}
+            for path in sorted(self.folder.glob("*.json"))
+            if path.name != "collection.json"
+        ]
+        collection = {
+            "type": "Collection",
+            "stac_version": "1.0.0",
+            "id": "drawn",
+            "description": "Drawn scenes",
+            "license": "CC0-1.0",
+            "extent": {
+                "spatial": {"bbox": [BBOX]},
+                "temporal": {"interval": [["2020-05-01T00:00:00Z", None]]},
+            },
+            "links": links,
+        }
+        (self.folder / "collection.json").write_text(json.dumps(collection))
+
+    def add_landsat(self, day: str, arrays: Pixels) -> None:
+        """Write a scene of Landsat 8, taken at ten past ten."""
+        properties = {"datetime": f"{day}T10:10:00Z", "platform": "LANDSAT_8"}
+        name = f"LC08_L2SP_193029_{day.replace('-', '')}_20200824_02_T1"
+        self.add(name, 30, {"collection": "landsat-c2l2-sr", "properties": properties}, arrays)
+        self.pixels[day] = arrays
+
+    def add_sentinel(self, day: str, arrays: Pixels) -> None:
+        """Write a scene of Sentinel-2, taken twenty minutes later."""
+        properties = {
+            "datetime": f"{day}T10:30:00Z",
+            "platform": "sentinel-2a",
+            "s2:processing_baseline": "02.14",
+        }
+        name = f"S2A_32TNQ_{day.replace('-', '')}_0_L2A"
+        self.add(name, 10, {"collection": "sentinel-2-l2a", "properties": properties}, arrays)
 
     def study(self, cube: Path, scheduler: str, **changed: Any) -> Study:
         """NDVI of every date."""
-        box = rasterio.transform.array_bounds(SIZE, SIZE, PLACE)
         content = {
             "product": "vegetation",
-            "area": {"bbox": transform_bounds(CRS, "EPSG:4326", *box)},
+            "area": {"bbox": BBOX},
             "period": "2020-05-01/2020-06-30",
             "archive": str(self.folder / "collection.json"),
             "cube": str(cube),
@@ -51,7 +110,26 @@ class Landsat:
         return make_study(content | changed)
 
 
-def _pixels(seed: int) -> dict[str, NDArray[np.uint16]]:
+def _write_cog(path: Path, array: NDArray[Any], pixel_m: int, nodata: int) -> None:
+    height, width = array.shape
+    with rasterio.open(
+        path,
+        "w",
+        driver="COG",
+        height=height,
+        width=width,
+        count=1,
+        dtype=array.dtype,
+        crs=CRS,
+        transform=CORNER * Affine.scale(pixel_m, -pixel_m),
+        nodata=nodata,
+        compress="deflate",
+        blocksize=128,
+    ) as image:
+        image.write(array, 1)
+
+
+def _pixels(seed: int) -> Pixels:
     rng = np.random.default_rng(seed)
     shape = (SIZE, SIZE)
     qa = rng.choice([CLEAR, CLEAR, DILATED, CIRRUS, CLOUD, SHADOW, FILL], shape)
@@ -65,83 +143,33 @@ def _pixels(seed: int) -> dict[str, NDArray[np.uint16]]:
 
 
 @pytest.fixture
-def landsat(tmp_path: Path, write_cog: Callable[..., None]) -> Landsat:
+def archive(tmp_path: Path) -> Archive:
+    """An archive without scenes."""
     folder = tmp_path / "archive"
     folder.mkdir()
-    pixels = {"2020-05-03": _pixels(1), "2020-05-19": _pixels(2), "2020-06-04": _pixels(3)}
-    links = []
-    west, south, east, north = transform_bounds(
-        CRS, "EPSG:4326", *rasterio.transform.array_bounds(SIZE, SIZE, PLACE)
-    )
-    ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
-    for day, arrays in pixels.items():
-        name = f"LC08_L2SP_193029_{day.replace('-', '')}_20200824_02_T1"
-        assets = {}
-        for asset, array in arrays.items():
-            path = folder / f"{name}_{ASSETS[asset]}.TIF"
-            write_cog(path, array, nodata=1 if asset == "qa_pixel" else 0)
-            assets[asset] = {"href": path.name}
-        # The last one's is lost: it is read without.
-        if day == "2020-06-04":
-            del assets["qa_radsat"]
-        item = {
-            "type": "Feature",
-            "stac_version": "1.0.0",
-            "id": name,
-            "collection": "landsat-c2l2-sr",
-            "bbox": [west, south, east, north],
-            "geometry": {"type": "Polygon", "coordinates": [ring]},
-            "properties": {
-                "datetime": f"{day}T10:10:00Z",
-                "platform": "LANDSAT_8",
-                "proj:epsg": 32632,
-            },
-            "assets": assets,
-            "links": [],
-        }
-        (folder / f"{name}.json").write_text(json.dumps(item))
-        links.append({"rel": "item", "href": f"./{name}.json"})
-    collection = {
-        "type": "Collection",
-        "stac_version": "1.0.0",
-        "id": "landsat-c2l2-sr",
-        "description": "Drawn Landsat",
-        "license": "CC0-1.0",
-        "extent": {
-            "spatial": {"bbox": [[west, south, east, north]]},
-            "temporal": {"interval": [["2020-05-01T00:00:00Z", None]]},
-        },
-        "links": links,
-    }
-    (folder / "collection.json").write_text(json.dumps(collection))
-    return Landsat(folder, pixels)
+    return Archive(folder)
 
 
 @pytest.fixture
-def write_cog() -> Callable[..., None]:
-    def write(path: Path, array: NDArray[np.uint16], nodata: int) -> None:
-        height, width = array.shape
-        with rasterio.open(
-            path,
-            "w",
-            driver="COG",
-            height=height,
-            width=width,
-            count=1,
-            dtype="uint16",
-            crs=CRS,
-            transform=PLACE,
-            nodata=nodata,
-            compress="deflate",
-            blocksize=128,
-        ) as image:
-            image.write(array, 1)
+def landsat(archive: Archive) -> Archive:
+    """Three dates of Landsat; of the last one qa_radsat is lost."""
+    for number, day in enumerate(("2020-05-03", "2020-05-19", "2020-06-04")):
+        archive.add_landsat(day, _pixels(number))
+    del archive.pixels["2020-06-04"]["qa_radsat"]
+    archive.add_landsat("2020-06-04", archive.pixels["2020-06-04"])
+    return archive
 
-    return write
+
+def _ndvi(study: Study, pixel_m: int) -> xr.DataArray:
+    """What a cube holds of the place of all scenes."""
+    found = open_cube(study.cube).sel_observed("day")["ndvi"]
+    centres = np.arange(SIZE * 30 // pixel_m) + 0.5
+    x, y = CORNER * Affine.scale(pixel_m, -pixel_m) * (centres, centres)
+    return found.sel(x=x, y=y, method="nearest", tolerance=0.1)
 
 
 def test_ndvi_follows_the_published_scale_and_leaves_out_what_is_saturated(
-    landsat: Landsat, scheduler: str, tmp_path: Path
+    landsat: Archive, scheduler: str, tmp_path: Path
 ) -> None:
     study = landsat.study(tmp_path / "cube", scheduler)
     plan = verbs.plan(study)
@@ -150,9 +178,7 @@ def test_ndvi_follows_the_published_scale_and_leaves_out_what_is_saturated(
     report = verbs.run(study, planned=plan)
     # One tile of each file: four of two dates, three of the last one.
     assert plan.bill.requests - plan.inspection.requests == report.requests == 11
-    found = open_cube(study.cube).sel_observed("day")["ndvi"]
-    x, y = PLACE * (np.arange(SIZE) + 0.5, np.arange(SIZE) + 0.5)
-    found = found.sel(x=x, y=y, method="nearest", tolerance=0.1)
+    found = _ndvi(study, 30)
     for day, arrays in landsat.pixels.items():
         red, nir = (2.75e-5 * arrays[name] - 0.2 for name in ("red", "nir08"))
         is_masked = arrays["qa_pixel"] & 0b11111 != 0
@@ -164,14 +190,57 @@ def test_ndvi_follows_the_published_scale_and_leaves_out_what_is_saturated(
 
 
 def test_an_update_keeps_what_was_read_with_saturation(
-    landsat: Landsat, scheduler: str, tmp_path: Path
+    landsat: Archive, scheduler: str, tmp_path: Path
 ) -> None:
     verbs.run(landsat.study(tmp_path / "cube", scheduler, period="2020-05-01/2020-05-31"))
     longer = landsat.study(tmp_path / "cube", scheduler)
     plan = verbs.plan(longer)
     # Headers of the first two dates were kept, those of saturation among them.
-    assert plan.inspection.requests == len(ASSETS) - 1
+    assert plan.inspection.requests == len(landsat.pixels["2020-06-04"])
     verbs.run(longer, planned=plan)
     verbs.run(landsat.study(tmp_path / "anew", scheduler))
     grown, anew = (open_cube(str(tmp_path / name)) for name in ("cube", "anew"))
     np.testing.assert_array_equal(grown["day/ndvi"], anew["day/ndvi"])
+
+
+def test_the_finer_sensor_decides_on_pixels_whichever_comes_first(
+    landsat: Archive, tmp_path: Path
+) -> None:
+    assert verbs.plan(landsat.study(tmp_path / "a", "tcp://none:1")).layout.grid.transform.a == 30
+    bands = dict.fromkeys(("red", "nir"), np.full((3 * SIZE, 3 * SIZE), 2000, "uint16"))
+    landsat.add_sentinel("2020-06-20", bands | {"scl": np.full((3 * SIZE, 3 * SIZE), 5, "uint8")})
+    assert verbs.plan(landsat.study(tmp_path / "b", "tcp://none:1")).layout.grid.transform.a == 10
+
+
+def test_another_pass_sees_the_ground_where_the_first_saw_clouds(
+    archive: Archive, scheduler: str, tmp_path: Path
+) -> None:
+    """Sentinel-2 first, whose pixels are finer, though Landsat came before; each where it sees."""
+    day, side = "2020-05-19", 3 * SIZE
+    rng = np.random.default_rng(5)
+    qa = rng.choice([CLEAR, CLOUD], (SIZE, SIZE)).astype("uint16")
+    archive.add_landsat(
+        day,
+        {
+            "red": np.full((SIZE, SIZE), 10_000, "uint16"),
+            "nir08": np.full((SIZE, SIZE), 20_000, "uint16"),
+            "qa_pixel": qa,
+            "qa_radsat": np.zeros((SIZE, SIZE), "uint16"),
+        },
+    )
+    fine = {
+        name: rng.integers(300, 6_000, (side, side)).astype("uint16") for name in ("red", "nir")
+    }
+    fine["scl"] = rng.choice([4, 5, 9, 3, 0], (side, side)).astype("uint8")
+    archive.add_sentinel(day, fine)
+    study = archive.study(tmp_path / "cube", scheduler)
+    verbs.run(study)
+    found = _ndvi(study, 10).sel(time=day)
+    red, nir = (fine[name].astype(float) for name in ("red", "nir"))
+    # 0.075 and 0.35: ALGORITHMS.md's vectors of these numbers.
+    beneath = np.where(qa == CLEAR, (0.35 - 0.075) / (0.35 + 0.075), np.nan)
+    beneath = beneath.repeat(3, axis=0).repeat(3, axis=1)
+    is_clear = np.isin(fine["scl"], (4, 5))
+    np.testing.assert_allclose(
+        found, np.where(is_clear, (nir - red) / (nir + red), beneath), atol=1.1e-4
+    )

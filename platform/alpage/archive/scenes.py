@@ -11,6 +11,7 @@ from typing import Any
 
 from alpage.archive import facts
 from alpage.archive.scene import Asset, Scene, absolute_href, describe
+from alpage.archive.sensors import SENSORS
 from alpage.errors import ArchiveError
 from alpage.files import replacing
 from alpage.objectstore import on_s3, read_object, write_object
@@ -198,9 +199,9 @@ def _recency(scene: Scene) -> tuple[tuple[int, ...], str, str]:
 def mosaic_order(scenes: Iterable[Scene], crs: int | None) -> tuple[Scene, ...]:
     """Return scenes of one solar day in the order they are laid; the first valid pixel wins.
 
-    Passes (platform, orbit) by their first sensing time; within a pass the scenes already in
-    ``crs`` (an EPSG number), which need no resampling; then by tile, newest processing first,
-    then id.
+    Passes (platform, orbit) of finer sensors first, then by their first sensing time; within a
+    pass the scenes already in ``crs`` (an EPSG number), which need no resampling; then by tile,
+    newest processing first, then id.
     """
     listed = sorted(_newest_first(scenes), key=lambda scene: scene.tile)
     listed.sort(key=lambda scene: scene.crs != crs)
@@ -208,7 +209,12 @@ def mosaic_order(scenes: Iterable[Scene], crs: int | None) -> tuple[Scene, ...]:
     for scene in listed:
         passes[scene.group].append(scene)
     ordered = sorted(
-        passes.items(), key=lambda entry: (min(s.datetime for s in entry[1]), entry[0])
+        passes.items(),
+        key=lambda entry: (
+            min(SENSORS[s.sensor].resolution_m(("red",)) for s in entry[1]),
+            min(s.datetime for s in entry[1]),
+            entry[0],
+        ),
     )
     return tuple(scene for _, group in ordered for scene in group)
 

@@ -1,5 +1,6 @@
 """The grid of a new cube: as the study says, else as its scenes are."""
 
+import math
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -154,19 +155,32 @@ def _native(product: Product, scenes: SceneList, area: BaseGeometry) -> CogHeade
 
 
 def _example(product: Product, scenes: list[Scene]) -> CogHeader:
-    """The header of the first sound scene's band that decides the product's resolution."""
+    """The header of the first sound scene's band that decides the product's resolution.
+
+    Of several sensors the finest decides, whenever its scenes were taken.
+    """
     reasons = []
-    choose = min if product.resolution == "finest" else max
-    for scene in scenes:
-        known = SENSORS[scene.sensor].bands
+    bands = {sensor: _deciding(product, sensor) for sensor in {scene.sensor for scene in scenes}}
+    for scene in sorted(scenes, key=lambda scene: bands[scene.sensor][0]):
+        _, band = bands[scene.sensor]
         try:
-            if missing := [band.name for band in product.bands if band.name not in known]:
-                raise SceneError(scene.id, f"{scene.sensor} has no band {missing[0]}")
-            metres = {band.name: known[band.name].resolution_m for band in product.bands}
-            return read_band(scene, choose(metres, key=metres.__getitem__), ReadCounters())
+            if band not in SENSORS[scene.sensor].bands:
+                raise SceneError(scene.id, f"{scene.sensor} has no band {band}")
+            return read_band(scene, band, ReadCounters())
         except SceneError as error:
             reasons.append(str(error))
     raise ArchiveError(
         f"archive: none of {len(reasons)} scenes can be used; of the first: {reasons[0]}. "
         "Check the archive and the product's bands"
     )
+
+
+def _deciding(product: Product, sensor: str) -> tuple[float, str]:
+    """Metres and name of the band that decides a product's resolution; or infinity, and a band
+    that the sensor lacks."""
+    known = SENSORS[sensor].bands
+    if missing := [band.name for band in product.bands if band.name not in known]:
+        return math.inf, missing[0]
+    choose = min if product.resolution == "finest" else max
+    pairs = [(known[band.name].resolution_m, band.name) for band in product.bands]
+    return choose(pairs, key=lambda pair: pair[0])

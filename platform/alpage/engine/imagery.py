@@ -35,6 +35,7 @@ AS_TOLD: Table = np.arange(2**8, dtype=np.uint8)
 """The table of codes that are bits of `Quality` already."""
 FILL = np.uint8(Quality.FILL)
 SATURATED = np.uint8(Quality.SATURATED)
+CLOUDED = np.uint8(Quality.CLOUD | Quality.CIRRUS | Quality.SHADOW)
 DAYS_AHEAD = 8
 """Days on their way while one is laid: stores that answer late are asked early."""
 
@@ -72,9 +73,11 @@ def read_batches(
 
     The scenes of a day are laid in their order: a pixel is taken, in all bands
     at once, from the first scene in which no band is empty and quality is not
-    fill; where there is none, all bands are empty. A further scene is read only
-    where a hole is left. Scenes of one day whose radiometry differs are brought
-    to the lowest offset among them, which is exact for integer offsets.
+    fill; where there is none, all bands are empty. Where the day's first pass
+    saw clouds or their shadow, another pass that did not is taken instead. A
+    further scene is read only where it may change something. Scenes of one day
+    whose radiometry differs are brought to the gain of the first and the lowest
+    offset among them, which is exact for one gain and integer offsets.
 
     The arrays are filled anew for the next batch. Raises SceneError naming the
     scene that could not be read.
@@ -153,16 +156,15 @@ class _Mosaic:
             quality = self._quality[t]
             fetch = next(first)
             self._take(fetch, common[t], self._stack[:, t])
-            codes = self._codes(fetch)
-            holes = _lay(self._stack, t, quality, self._stack, t, *codes, True)
+            _lay(self._stack, t, quality, self._stack, t, *self._codes(fetch), True, FILL)
             for scene in scenes[1:]:
-                if not holes:
-                    break
+                open_to = FILL if scene.overpass == scenes[0].overpass else FILL | CLOUDED
+                if not np.any(quality & open_to):
+                    continue
                 below = np.empty((len(self._stack), 1, *self._shape), dtype=np.uint16)
                 fetch = self.fetch(scene)
                 self._take(fetch, common[t], below[:, 0])
-                codes = self._codes(fetch)
-                holes = _lay(self._stack, t, quality, below, 0, *codes, False)
+                _lay(self._stack, t, quality, below, 0, *self._codes(fetch), False, open_to)
         n = len(batch)
         return Imagery(
             np.array([day for day, _ in batch], dtype="datetime64[D]"),
@@ -225,10 +227,9 @@ class _Mosaic:
 
 
 def _common(scenes: tuple[SceneSource, ...], band: str) -> Radiometry:
-    """The radiometry that all scenes of one day are brought to: that of the lowest offset."""
-    return min(
-        (_unsigned(scene.bands[band]) for scene in scenes), key=lambda pair: (pair[1], pair[0])
-    )
+    """The radiometry that all scenes of one day are brought to."""
+    gain, _ = _unsigned(scenes[0].bands[band])
+    return gain, min(_unsigned(scene.bands[band])[1] for scene in scenes)
 
 
 def _unsigned(source: BandSource) -> Radiometry:
@@ -253,14 +254,22 @@ def _normalised(dn: Array, source: BandSource, common: Radiometry) -> NDArray[np
 
 @njit(cache=True, nogil=True)
 def _lay(
-    bands: Any, t: int, quality: Any, below: Any, s: int, raw: Any, table: Any, is_first: bool
-) -> int:
-    """Lay a scene under what is there, or where nothing is yet; return the holes that are left.
+    bands: Any,
+    t: int,
+    quality: Any,
+    below: Any,
+    s: int,
+    raw: Any,
+    table: Any,
+    is_first: bool,
+    open_to: Any,
+) -> None:
+    """Lay a scene where nothing is yet, or what is there has one of the bits of `open_to`.
 
-    `bands` and `below` are (band, day, y, x), and one array for the first scene: whole, since
-    a day's slice of them has no rows that the compiler knows to be contiguous.
+    What is there gives way to a pixel that has none of these bits; an empty one to any. `bands`
+    and `below` are (band, day, y, x), and one array for the first scene: whole, since a day's
+    slice of them has no rows that the compiler knows to be contiguous.
     """
-    holes = 0
     height, width = quality.shape
     found = np.empty(width, dtype=np.uint8)
     for y in range(height):
@@ -277,11 +286,11 @@ def _lay(
             quality[y] = found
             continue
         for x in range(width):
-            if not is_first and not quality[y, x] & FILL:
-                continue
             is_hole = (found[x] & FILL) != 0
+            if not is_first:
+                is_empty = (quality[y, x] & FILL) != 0
+                if not (quality[y, x] & open_to and (is_empty or not found[x] & open_to)):
+                    continue
             quality[y, x] = FILL if is_hole else found[x]
-            holes += is_hole
             for b in range(len(below)):
                 bands[b, t, y, x] = 0 if is_hole else below[b, s, y, x]
-    return holes

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Self
 
 import numpy as np
 from shapely.geometry import Polygon
@@ -44,12 +45,26 @@ class BandSource:
 
 @dataclass(frozen=True)
 class SceneSource:
-    """One scene, ready to be read: its bands by common name, those of quality among them."""
+    """One scene, ready to be read."""
 
     id: str
     day: np.datetime64
+    overpass: str
+    """Which of the day's passes it is part of: those of one pass saw the same clouds."""
     quality_kind: str
     bands: Mapping[str, BandSource]
+    """By common name, those of quality among them."""
+
+    @classmethod
+    def of(cls, scene: Scene, bands: Mapping[str, BandSource]) -> Self:
+        """Return the source of a scene whose bands are these."""
+        return cls(
+            scene.id,
+            np.datetime64(scene.solar_day, "D"),
+            f"{scene.platform} {scene.orbit}",
+            SENSORS[scene.sensor].quality_kind,
+            bands,
+        )
 
     @property
     def quality_bands(self) -> tuple[str, ...]:
@@ -102,16 +117,16 @@ def inspect(
     integers with a CRS, still cannot be read where it was damaged, or where pixels and declared
     offset disagree.
     """
-    sensor = SENSORS[scene.sensor]
     # Of the bands of quality one must be there.
     quality = (name for name in QUALITY_BANDS if name == QUALITY or name in scene.assets)
     names = (*(band.name for band in bands), *quality)
     sources = {name: _source(scene, name, counters) for name in names}
     if damage is not None:
         _look_again(scene, sources, damage, counters)
-    if sensor.quality_kind == "scl":
+    source = SceneSource.of(scene, sources)
+    if source.quality_kind == "scl":
         _check_offset(scene, sources, counters)
-    return SceneSource(scene.id, np.datetime64(scene.solar_day, "D"), sensor.quality_kind, sources)
+    return source
 
 
 def _source(scene: Scene, name: str, counters: ReadCounters) -> BandSource:

@@ -5,10 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from alpage.archive.scene import Scene
-from alpage.archive.sensors import QUALITY, SENSORS
+from alpage.archive.sensors import QUALITY
 from alpage.engine.header import MAGIC, CogHeader
 from alpage.engine.inspect import BandSource, SceneSource
 from alpage.files import replacing
@@ -76,12 +74,7 @@ def read_sources(
             found.setdefault(row["scene"], {})[row["band"]] = source
     wanted = {QUALITY, *(band.name for band in bands)}
     return {
-        scene.id: SceneSource(
-            scene.id,
-            np.datetime64(scene.solar_day, "D"),
-            SENSORS[scene.sensor].quality_kind,
-            found[scene.id],
-        )
+        scene.id: SceneSource.of(scene, found[scene.id])
         for scene in present.values()
         if wanted <= found.get(scene.id, {}).keys()
     }

@@ -5,7 +5,7 @@ where the wanted fingerprint is not the recorded one.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -224,7 +224,7 @@ class Work:
             scenes = self.index.scenes(block.tile, block.block)
             if not scenes:
                 return NOTHING
-            told = [(day, [(s.id, s.revision) for s in ordered]) for day, ordered in scenes]
+            told = [(day, _told(ordered)) for day, ordered in scenes]
             return digest(who, told, self._zone_digest(stage, block.tile))
         recorded = [
             given[one] if one in given else self.ledger.recorded(one) for one in self.inputs(block)
@@ -376,3 +376,11 @@ def _alone(stages: Iterable[Stage], makers: Mapping[str, str]) -> set[str]:
 def _neighbours_first(tile: Tile) -> tuple[int, int, Tile]:
     """Tiles whose records lie in one chunk follow each other: a commit rewrites few of them."""
     return tile[0] // LEDGER_CHUNK, tile[1] // LEDGER_CHUNK, tile
+
+
+def _told(ordered: Sequence[Scene]) -> list[object]:
+    """What tells the imagery of a day."""
+    told: list[object] = [(scene.id, scene.revision) for scene in ordered]
+    passes = len({scene.group for scene in ordered})
+    # Cubes of before have the first pass's clouds where another pass saw the ground.
+    return told if passes == 1 else [*told, passes]

@@ -20,7 +20,9 @@ from matplotlib import image
 from obstore.store import MemoryStore
 
 from alpage.archive.scenes import SceneList
+from alpage.cube.layout import create
 from alpage.cube.reader import open_cube
+from alpage.cube.store import CubeStore
 from alpage.errors import CubeBusy, CubeError, StorageError
 from alpage.releases import preview
 from alpage.releases import publish as publishing
@@ -30,7 +32,7 @@ from alpage.releases.publish import Release, publish_on, publish_release
 from alpage.releases.shelf import Shelf, shelf_at
 from alpage.releases.validate import validate_collection, validate_node
 
-from .conftest import ABOUT, OUTLINES
+from .conftest import ABOUT, IDENTITY, LAYOUT, OUTLINES
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +241,32 @@ def test_another_cubes_releases_are_left_alone(cube, destination: str) -> None:
     other = dataclasses.replace(ABOUT, id="lichen")
     with pytest.raises(StorageError, match=r"to be of lichen, it is of moss-of-the-alps"):
         publish_release(cube.url, cube.second, destination, scenes=None, about=other)
+
+
+def test_a_cube_of_the_same_name_is_another(cube, tmp_path: Path, destination: str) -> None:
+    release = publish_release(cube.url, cube.first, destination, scenes=None, about=ABOUT)
+    kept = contents_of(destination)
+    other = CubeStore.create(str(tmp_path / "other" / "moss"))
+    session = other.repository.writable_session("main")
+    create(session, LAYOUT, IDENTITY)
+    snapshot = session.commit("laid out")
+    with pytest.raises(StorageError, match=r"another cube of that name, made .*; give each cube"):
+        publish_release(other.url, snapshot, destination, scenes=None, about=ABOUT)
+    assert contents_of(destination) == kept
+
+    # As releases were before they told it: by name.
+    pointer = json.loads(Path(release.collection).read_text())
+    del pointer["alpage:cube"]
+    Path(release.collection).write_text(json.dumps(pointer))
+    assert publish_release(other.url, snapshot, destination, scenes=None, about=ABOUT).written
+
+
+def test_a_cube_that_was_moved_goes_on(cube, tmp_path: Path, destination: str) -> None:
+    old = publish_release(cube.url, cube.first, destination, scenes=None, about=ABOUT)
+    moved = shutil.copytree(cube.url, tmp_path / "elsewhere" / "moss")
+    new = publish_release(str(moved), cube.second, destination, scenes=None, about=ABOUT)
+    link = pystac.Collection.from_file(new.collection).get_single_link("predecessor-version")
+    assert link.href.endswith(f"{old.id}/collection.json")
 
 
 def test_an_unknown_snapshot_is_told(cube, destination: str) -> None:

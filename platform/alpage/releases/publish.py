@@ -31,6 +31,7 @@ from alpage.releases.series import write_series
 from alpage.releases.shelf import Shelf, shelf_at
 from alpage.releases.stac import (
     COLLECTION,
+    CUBE,
     STORE,
     About,
     Issue,
@@ -100,12 +101,14 @@ def publish_on(
     root = cube.read(snapshot=snapshot)
     created = cube.repository.lookup_snapshot(snapshot).written_at.astimezone(dt.UTC)
     name = f"{created:%Y%m%dT%H%M%SZ}-{snapshot[:SNAPSHOT_LETTERS]}"
-    current = _current(shelf, about)
+    made = _made(cube, snapshot)
+    current = _current(shelf, about, made)
     collection = shelf.read_json(f"{name}/{COLLECTION}")
     written = collection is None
     if collection is None:
         before = str(current["version"]) if current is not None else None
-        issue = Issue(name, snapshot, created, None if scenes is None else len(scenes), (), before)
+        n_scenes = None if scenes is None else len(scenes)
+        issue = Issue(name, snapshot, made, created, n_scenes, (), before)
         collection = _write(shelf, root, scenes, about, issue)
     _switch(shelf, pointer(collection, name))
     return Release(
@@ -180,14 +183,27 @@ def _public(item: Mapping[str, Any]) -> dict[str, Any]:
     return copy
 
 
-def _current(shelf: Shelf, about: About) -> dict[str, Any] | None:
+def _made(cube: CubeStore, snapshot: str) -> str:
+    """When a cube was made: it keeps that wherever it is moved, and one made anew has another."""
+    *_, first = cube.repository.ancestry(snapshot_id=snapshot)
+    return f"{first.written_at.astimezone(dt.UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+
+
+def _current(shelf: Shelf, about: About, made: str) -> dict[str, Any] | None:
+    """What readers open now, where it is of the same cube."""
     current = shelf.read_json(COLLECTION)
-    if current is not None and current.get("id") != about.id:
-        raise StorageError(
-            f"release: expected {shelf.href(COLLECTION)} to be of {about.id}, it is of "
-            f"{current.get('id')}; give each cube a place of its own"
-        )
-    return current
+    if current is None:
+        return None
+    found = str(current.get("id"))
+    if found == about.id:
+        # Earlier releases do not tell it: they are known by their name alone.
+        if current.get(CUBE, made) == made:
+            return current
+        found = f"another cube of that name, made {current[CUBE]} and not {made}"
+    raise StorageError(
+        f"release: expected {shelf.href(COLLECTION)} to be of {about.id}, it is of {found}; "
+        "give each cube a place of its own"
+    )
 
 
 def _switch(shelf: Shelf, wanted: dict[str, Any]) -> None:

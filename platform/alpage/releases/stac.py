@@ -24,6 +24,8 @@ from alpage.timeaxis import Calendar
 
 STORE = "cube.zarr"
 COLLECTION = "collection.json"
+CUBE = "alpage:cube"
+"""Key of what tells a cube from others of its name."""
 EXTENSIONS = {
     name: f"https://stac-extensions.github.io/{name}/v{number}/schema.json"
     for name, number in (
@@ -73,6 +75,8 @@ class Issue:
 
     release: str
     snapshot: str
+    cube: str
+    """When its cube was made, to the microsecond."""
     created: dt.datetime
     n_scenes: int | None
     """Scenes that it was made from, where that is known."""
@@ -106,6 +110,7 @@ def build_collection(contents: Contents, about: About, issue: Issue) -> dict[str
         "version": issue.release,
         "created": _spelled(issue.created),
         "updated": _spelled(issue.created),
+        CUBE: issue.cube,
         "alpage:snapshot": issue.snapshot,
         "summaries": {key: [value] for key, value in projection(contents.grid).items()},
         "cube:dimensions": {

@@ -88,6 +88,16 @@ def test_browsers_may_read_and_ask_again(client: httpx.Client) -> None:
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["access-control-allow-origin"] == "*"
     assert "Content-Range" in answer.headers["access-control-expose-headers"]
+    preflight = client.options(
+        "/snow/shard",
+        headers={
+            "Origin": "https://maps.example.org",
+            "Access-Control-Request-Method": "GET",
+            "Access-Control-Request-Headers": "if-none-match,range",
+        },
+    )
+    assert preflight.status_code == 200
+    assert "Range" in preflight.headers["access-control-allow-headers"]
     etag = answer.headers["etag"]
     again = client.get("/snow/collection.json", headers={"If-None-Match": etag})
     assert (again.status_code, again.content) == (304, b"")

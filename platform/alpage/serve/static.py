@@ -20,7 +20,9 @@ from alpage.objectstore import on_s3, touch
 from alpage.serve.bucket import BucketFiles
 from alpage.serve.watch import Watch, Watched
 
+ASKED = ["Range", "If-None-Match", "If-Range", "If-Modified-Since"]
 EXPOSED = ["Content-Range", "Accept-Ranges", "Content-Length", "ETag"]
+PREFLIGHT_SECONDS = 86400
 
 
 def app_for(place: str, watch: Watch) -> Starlette:
@@ -36,7 +38,12 @@ def app_for(place: str, watch: Watch) -> Starlette:
     else:
         raise StudyError(f"folder: expected a folder of releases, there is none at {place}")
     cors = Middleware(
-        CORSMiddleware, allow_origins=["*"], allow_methods=["GET", "HEAD"], expose_headers=EXPOSED
+        CORSMiddleware,
+        allow_origins=["*"],
+        allow_methods=["GET", "HEAD"],
+        allow_headers=ASKED,
+        expose_headers=EXPOSED,
+        max_age=PREFLIGHT_SECONDS,
     )
     middleware = [Middleware(Watched, watch=watch), cors]
     return Starlette(routes=[Route("/healthz", _alive), files], middleware=middleware)

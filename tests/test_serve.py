@@ -49,6 +49,38 @@ def test_browsers_may_name_what_readers_send(tmp_path: Path, header: str) -> Non
     assert refused.status_code == 400
 
 
+LASTING = "public, max-age=31536000, immutable"
+WHOLE, UNFINISHED = "snow/20261123T041948Z-AAAABBBB", "snow/20261124T041948Z-CCCCDDDD"
+
+
+def test_caches_keep_what_is_whole_and_nothing_else(tmp_path: Path) -> None:
+    shard = "cube.zarr/day/ndvi/c/0/0/0"
+    for path in (f"{WHOLE}/{shard}", f"{UNFINISHED}/{shard}", f"{WHOLE}/collection.json"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(b"{}")
+    (tmp_path / "snow" / "collection.json").write_text("{}")
+    with serving(tmp_path) as client:
+
+        def told(path: str, **headers: str) -> tuple[int, str]:
+            answer = client.get(path, headers=headers)
+            return answer.status_code, answer.headers["cache-control"]
+
+        assert told("/snow/collection.json") == (200, "no-cache")
+        assert told(f"/{WHOLE}/collection.json") == (200, LASTING)
+        assert told(f"/{WHOLE}/{shard}", Range="bytes=0-0") == (206, LASTING)
+        etag = client.head(f"/{WHOLE}/{shard}").headers["etag"]
+        assert told(f"/{WHOLE}/{shard}", **{"If-None-Match": etag}) == (304, LASTING)
+        assert told(f"/{WHOLE}/cube.zarr/day/ndvi/c/0/0/1") == (404, "no-cache")
+        # Not by another way to the pointer either.
+        assert told(f"/{WHOLE}/%2e%2e/collection.json") == (200, "no-cache")
+
+        assert told(f"/{UNFINISHED}/{shard}") == (200, "no-cache")
+        assert told(f"/{UNFINISHED}/collection.json") == (404, "no-cache")
+        (tmp_path / UNFINISHED / "collection.json").write_text("{}")
+        assert told(f"/{UNFINISHED}/{shard}") == (200, LASTING)
+        assert told(f"/{'x' * 5000}/{WHOLE}/{shard}") == (404, "no-cache")
+
+
 def test_browsers_see_what_readers_need(tmp_path: Path) -> None:
     (tmp_path / "shard").write_bytes(bytes(1000))
     asked = {"Origin": "https://maps.example.org", "Range": "bytes=10-19"}

@@ -10,6 +10,7 @@ from pathlib import Path
 import fsspec
 import geopandas
 import numpy as np
+import obstore
 import pyarrow.parquet as pq
 import pystac
 import pytest
@@ -310,6 +311,23 @@ def test_an_object_store_holds_the_same(cube, scenes) -> None:
     day = int(np.flatnonzero(root["day/observed"][:])[0])
     np.testing.assert_array_equal(root["day/ndvi"][day], cube.ndvi)
     assert not publish_on(shelf, cube.store, cube.second, scenes, ABOUT).written
+
+
+def test_objects_tell_caches_how_long_to_keep_them(cube, scenes) -> None:
+    shelf = memory_shelf()
+    release = publish_on(shelf, cube.store, cube.second, scenes, ABOUT).id
+    told = {
+        one["path"].removeprefix("moss/"): obstore.get(shelf.store, one["path"]).attributes
+        for one in obstore.list(shelf.store).collect()
+    }
+    pointer = told.pop("collection.json")
+    assert pointer == {"Cache-Control": "no-cache", "Content-Type": "application/json"}
+    assert {one["Cache-Control"] for one in told.values()} == {
+        "public, max-age=31536000, immutable"
+    }
+    for path in ("collection.json", "cube.zarr/zarr.json", "cube.zarr/day/ndvi/zarr.json"):
+        assert told[f"{release}/{path}"]["Content-Type"] == "application/json"
+    assert any("/day/ndvi/c/" in path for path in told)
 
 
 def test_the_loser_of_a_race_is_told(cube, monkeypatch: pytest.MonkeyPatch) -> None:

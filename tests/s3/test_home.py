@@ -124,6 +124,13 @@ def test_every_reader_opens_everything(
     with fsspec.open(released.collection, **options) as file:
         collection = json.load(file)
     assert collection["version"] == released.id
+    for url, kept in (
+        (released.collection, "no-cache"),
+        (f"{released.store}/zarr.json", "public, max-age=31536000, immutable"),
+    ):
+        key = url.removeprefix(f"{s3.url}/")
+        told = s3.files.call_s3("head_object", Bucket=s3.name, Key=key)
+        assert (told["CacheControl"], told["ContentType"]) == (kept, "application/json")
     series = pd.read_parquet(f"{released.url}/series-day.parquet", storage_options=options)
     assert len(series)
     (scenes,) = (key for key in s3.listing() if re.match(r"cubes/mine.scenes/.*parquet$", key))

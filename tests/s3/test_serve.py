@@ -106,6 +106,25 @@ def test_browsers_may_read_and_ask_again(client: httpx.Client) -> None:
     assert head.headers["content-length"] == "1280000"
 
 
+def test_caches_keep_what_is_whole_and_nothing_else(s3, client: httpx.Client) -> None:
+    release = "snow/20261123T041948Z-AAAABBBB"
+    s3.files.pipe_file(f"{s3.name}/releases/{release}/shard", CONTENT)
+
+    def told(path: str, **headers: str) -> tuple[int, str]:
+        answer = client.get(path, headers=headers)
+        return answer.status_code, answer.headers["cache-control"]
+
+    assert told("/snow/collection.json") == (200, "no-cache")
+    assert told(f"/{release}/shard") == (200, "no-cache")
+    s3.files.pipe_file(f"{s3.name}/releases/{release}/collection.json", b"{}")
+    lasting = "public, max-age=31536000, immutable"
+    assert told(f"/{release}/shard", Range="bytes=0-0") == (206, lasting)
+    etag = client.head(f"/{release}/shard").headers["etag"]
+    assert told(f"/{release}/shard", **{"If-None-Match": etag}) == (304, lasting)
+    assert told(f"/{release}/none") == (404, "no-cache")
+    assert told("/snow/collection.json") == (200, "no-cache")
+
+
 @pytest.mark.parametrize(
     "path", ["/none", "/snow", "/../secret", "/%2e%2e/secret", "/snow/..%2f..%2fsecret", "//secret"]
 )

@@ -15,9 +15,9 @@ import icechunk
 import obstore
 import zarr
 from obstore.exceptions import BaseError
-from zarr.core.buffer import default_buffer_prototype
+from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.errors import ZarrUserWarning
-from zarr.storage import ObjectStore
+from zarr.storage import MemoryStore
 
 from alpage.errors import StorageError
 from alpage.releases.shelf import Shelf
@@ -35,19 +35,27 @@ def copy_groups(
 ) -> int:
     """Copy groups of a hierarchy, and its root, to a path on a shelf; return the bytes written.
 
-    The consolidated metadata is written last. Raises StorageError.
+    The root's metadata, which holds that of all, is written once and last. Raises StorageError.
     """
-    copying = _copy(root, groups, shelf, target, amend)
+    documents: dict[str, Buffer] = {}
+    copying = _copy(root, groups, shelf, target, amend, documents)
     # In a thread of its own: a caller such as a notebook may already run an event loop here.
     with ThreadPoolExecutor(1) as thread:
         size = thread.submit(asyncio.run, copying).result()
-    _consolidate(shelf, target)
-    return size
+    content = _consolidated(documents)
+    shelf.put(f"{target}/{METADATA}", content)
+    return size + len(content)
 
 
 async def _copy(
-    root: zarr.Group, groups: tuple[str, ...], shelf: Shelf, target: str, amend: Amend
+    root: zarr.Group,
+    groups: tuple[str, ...],
+    shelf: Shelf,
+    target: str,
+    amend: Amend,
+    documents: dict[str, Buffer],
 ) -> int:
+    """Copy all but the root's metadata; gives that and the other nodes' in `documents`."""
     source, prototype = root.store, default_buffer_prototype()
     places = asyncio.Semaphore(IN_FLIGHT)
     written = 0
@@ -61,8 +69,12 @@ async def _copy(
             content = found.to_bytes()
             if key.rsplit("/", 1)[-1] == METADATA:
                 content = _amended(key, content, amend)
-            await obstore.put_async(shelf.store, shelf.key(f"{target}/{key}"), content)
-            written += len(content)
+                documents[key] = prototype.buffer.from_bytes(content)
+            if key != METADATA:
+                path = f"{target}/{key}"
+                told = shelf.attributes(path)
+                await obstore.put_async(shelf.store, shelf.key(path), content, attributes=told)
+                written += len(content)
         finally:
             places.release()
 
@@ -95,12 +107,11 @@ def _amended(key: str, content: bytes, amend: Amend) -> bytes:
     return json.dumps(document).encode()
 
 
-def _consolidate(shelf: Shelf, target: str) -> None:
-    store = ObjectStore(shelf.store)
-    try:
-        with warnings.catch_warnings():
-            # Not in the v3 specification yet; it spares readers a request per node.
-            warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
-            zarr.consolidate_metadata(store, path=shelf.key(target), zarr_format=3)
-    except BaseError as error:
-        raise shelf.failure("write", target, error) from None
+def _consolidated(documents: dict[str, Buffer]) -> bytes:
+    """The root's metadata with that of all nodes."""
+    with warnings.catch_warnings():
+        # Not in the v3 specification yet; it spares readers a request per node.
+        warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
+        zarr.consolidate_metadata(MemoryStore(documents), zarr_format=3)
+    content: bytes = documents[METADATA].to_bytes()
+    return content

@@ -26,11 +26,11 @@ from alpage.objectstore import on_s3, touch
 from alpage.releases.contents import Contents, read_contents
 from alpage.releases.copy import copy_groups
 from alpage.releases.geozarr import geozarr_attributes
+from alpage.releases.naming import COLLECTION, release_name
 from alpage.releases.preview import draw_preview
 from alpage.releases.series import write_series
 from alpage.releases.shelf import Shelf, shelf_at
 from alpage.releases.stac import (
-    COLLECTION,
     CUBE,
     STORE,
     About,
@@ -39,8 +39,6 @@ from alpage.releases.stac import (
     pointer,
     public_href,
 )
-
-SNAPSHOT_LETTERS = 8
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ def publish_on(
     """Publish to a shelf, as `publish_release` does to a URL."""
     root = cube.read(snapshot=snapshot)
     created = cube.repository.lookup_snapshot(snapshot).written_at.astimezone(dt.UTC)
-    name = f"{created:%Y%m%dT%H%M%SZ}-{snapshot[:SNAPSHOT_LETTERS]}"
+    name = release_name(created, snapshot)
     made = _made(cube, snapshot)
     current = _current(shelf, about, made)
     collection = shelf.read_json(f"{name}/{COLLECTION}")

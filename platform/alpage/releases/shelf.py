@@ -12,6 +12,7 @@ from obstore.store import LocalStore, ObjectStore
 from alpage.cube.place import is_local, local_path
 from alpage.errors import StorageError
 from alpage.objectstore import bucket_store, on_s3, reason, split, until_whole
+from alpage.releases.naming import LASTING, MOVING, release_of
 
 if TYPE_CHECKING:
     from obstore import UpdateVersion
@@ -71,7 +72,7 @@ class Shelf:
     def put(self, path: str, content: bytes | Path) -> None:
         """Write an object, whatever is there."""
         try:
-            obstore.put(self.store, self.key(path), content, attributes=self._attributes(path))
+            obstore.put(self.store, self.key(path), content, attributes=self.attributes(path))
         except (BaseError, FileNotFoundError) as error:
             raise self.failure("write", path, error) from None
 
@@ -82,7 +83,7 @@ class Shelf:
             mode = "create" if expected is None else {"e_tag": expected[1]}
         try:
             obstore.put(
-                self.store, self.key(path), content, mode=mode, attributes=self._attributes(path)
+                self.store, self.key(path), content, mode=mode, attributes=self.attributes(path)
             )
         except (AlreadyExistsError, PreconditionError):
             # A PUT whose answer was lost is tried again, and then meets its own work.
@@ -100,9 +101,15 @@ class Shelf:
             told = f"{type(error).__name__}: check that the place exists and may be written"
         return StorageError(f"release: cannot {what} {self.href(path)}: {told}")
 
-    def _attributes(self, path: str) -> dict[str, str] | None:
-        media_type = MEDIA_TYPES.get(Path(path).suffix)
-        return {"Content-Type": media_type} if media_type and self.conditional else None
+    def attributes(self, path: str) -> dict[str, str] | None:
+        """Return what readers are told with an object; None where files are written."""
+        if not self.conditional:
+            return None
+        # Nobody is pointed to a release before it is whole.
+        attributes = {"Cache-Control": LASTING if release_of(path) else MOVING}
+        if media_type := MEDIA_TYPES.get(Path(path).suffix):
+            attributes["Content-Type"] = media_type
+        return attributes
 
 
 def shelf_at(url: str) -> Shelf:

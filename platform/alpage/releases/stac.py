@@ -20,10 +20,10 @@ from shapely.geometry.base import BaseGeometry
 
 from alpage.releases.contents import Contents, Group, Variable
 from alpage.releases.geozarr import bounds, projection
+from alpage.releases.naming import COLLECTION
 from alpage.timeaxis import Calendar
 
 STORE = "cube.zarr"
-COLLECTION = "collection.json"
 CUBE = "alpage:cube"
 """Key of what tells a cube from others of its name."""
 EXTENSIONS = {

@@ -36,13 +36,20 @@ class BucketFiles:
         response = await self._answer(request)
         await response(scope, receive, send)
 
+    async def has(self, path: str) -> bool:
+        """Return whether an object is there and may be read."""
+        return await self._size(self._key(path.split("/"))) is not None
+
+    def _key(self, steps: list[str]) -> str:
+        return "/".join(step for step in (self._prefix, *steps) if step)
+
     async def _answer(self, request: Request) -> Response:
         if request.method not in METHODS:
             return _told(405, {"Allow": ", ".join(METHODS)})
         steps = request.path_params["path"].split("/")
         if any(step in ("", ".", "..") or _CONTROL.search(step) for step in steps):
             return _told(404)
-        key = "/".join(step for step in (self._prefix, *steps) if step)
+        key = self._key(steps)
         asked = _range_of(request)
         try:
             return await self._read(request, key, asked)

@@ -1,11 +1,14 @@
 """Releases over HTTP: byte ranges for readers of shards, CORS for browsers."""
 
 import contextlib
+import os
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import uvicorn
+from anyio import to_thread
 from prometheus_client import start_http_server
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -18,6 +21,7 @@ from starlette.staticfiles import StaticFiles
 from alpage.errors import StudyError
 from alpage.objectstore import on_s3, touch
 from alpage.serve.bucket import BucketFiles
+from alpage.serve.caching import Cached, Exists
 from alpage.serve.watch import Watch, Watched
 
 ASKED = ["Range", "If-None-Match", "If-Range", "If-Modified-Since"]
@@ -32,8 +36,11 @@ def app_for(place: str, watch: Watch) -> Starlette:
     """
     if on_s3(place):
         touch(place)
-        files: BaseRoute = Route("/{path:path}", BucketFiles(place))
+        objects = BucketFiles(place)
+        exists: Exists = objects.has
+        files: BaseRoute = Route("/{path:path}", objects)
     elif Path(place).is_dir():
+        exists = partial(_has_file, place)
         files = Mount("/", StaticFiles(directory=place))
     else:
         raise StudyError(f"folder: expected a folder of releases, there is none at {place}")
@@ -45,7 +52,7 @@ def app_for(place: str, watch: Watch) -> Starlette:
         expose_headers=EXPOSED,
         max_age=PREFLIGHT_SECONDS,
     )
-    middleware = [Middleware(Watched, watch=watch), cors]
+    middleware = [Middleware(Watched, watch=watch), cors, Middleware(Cached, exists=exists)]
     return Starlette(routes=[Route("/healthz", _alive), files], middleware=middleware)
 
 
@@ -85,6 +92,11 @@ def serve_releases(
         # It raises again what ended it, once it has ended well.
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
+
+
+async def _has_file(folder: str, path: str) -> bool:
+    # Path.is_file raises where a name is too long.
+    return await to_thread.run_sync(os.path.isfile, f"{folder}/{path}")
 
 
 def _alive(request: Request) -> PlainTextResponse:

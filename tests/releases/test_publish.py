@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -34,6 +35,8 @@ from alpage.releases.shelf import Shelf, shelf_at
 from alpage.releases.validate import validate_collection, validate_node
 
 from .conftest import ABOUT, IDENTITY, LAYOUT, OUTLINES
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +97,24 @@ def test_every_node_follows_the_conventions(release: Release) -> None:
         validate_node(document)
     time = json.loads((Path(release.store) / "day/time/zarr.json").read_text())
     assert "zarr_conventions" not in time["attributes"]
+
+
+# Of netCDF4 about what xarray asks of it.
+@pytest.mark.filterwarnings("ignore:endian-ness of dtype")
+def test_a_group_becomes_netcdf_as_the_readme_says(
+    release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = re.search(r'```python\n(day = .*?to_netcdf\("day.nc"\)\n)```', README, re.S)
+    assert lines is not None
+    exec(lines[1].replace("cubes/flanders.release/<release>/cube.zarr", release.store), {"xr": xr})
+    with (
+        xr.open_zarr(release.store, group="day", decode_coords="all") as expected,
+        xr.open_dataset("day.nc", decode_coords="all", engine="netcdf4") as got,
+    ):
+        xr.testing.assert_equal(got, expected)
+        assert got["ndvi"].attrs["long_name"] == "NDVI"
+        assert got["ndvi"].rio.crs.to_epsg() == 32631
 
 
 def test_consolidated_metadata_hold_every_node(release: Release) -> None:

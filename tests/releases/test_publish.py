@@ -15,11 +15,13 @@ import obstore
 import pyarrow.parquet as pq
 import pystac
 import pytest
+import rasterio
 import rioxarray  # noqa: F401 - gives datasets their .rio
 import xarray as xr
 import zarr
 from matplotlib import image
 from obstore.store import MemoryStore
+from rasterio.errors import RasterioIOError
 
 from alpage.archive.scenes import SceneList
 from alpage.cube.layout import create
@@ -34,7 +36,7 @@ from alpage.releases.publish import Release, publish_on, publish_release
 from alpage.releases.shelf import Shelf, shelf_at
 from alpage.releases.validate import validate_collection, validate_node
 
-from .conftest import ABOUT, IDENTITY, LAYOUT, OUTLINES
+from .conftest import ABOUT, IDENTITY, LAYOUT, OUTLINES, slot_of
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -97,6 +99,20 @@ def test_every_node_follows_the_conventions(release: Release) -> None:
         validate_node(document)
     time = json.loads((Path(release.store) / "day/time/zarr.json").read_text())
     assert "zarr_conventions" not in time["attributes"]
+
+
+def test_gdal_reads_it_from_the_version_that_the_readme_names_on(cube, release: Release) -> None:
+    (named,) = re.findall(r"GDAL from (\d+\.\d+) read", README)
+    place = f'ZARR:"{release.store}":/day/ndvi:{slot_of("2020-01-05")}'
+    if tuple(map(int, rasterio.__gdal_version__.split(".")[:2])) < tuple(
+        map(int, named.split("."))
+    ):
+        with pytest.raises(RasterioIOError, match="sharding_indexed"):
+            rasterio.open(place)
+    else:
+        with rasterio.open(place) as opened:
+            assert opened.crs.to_epsg() == 32631
+            np.testing.assert_array_equal(opened.read(1), cube.ndvi)
 
 
 # Of netCDF4 about what xarray asks of it.

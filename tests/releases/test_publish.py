@@ -1,11 +1,14 @@
 """Releases: read back by independent readers, published once, never half."""
 
 import asyncio
+import contextlib
 import dataclasses
 import io
 import json
 import re
+import resource
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -324,6 +327,28 @@ def test_a_store_that_fails_midway_is_named(cube, destination: str) -> None:
     with pytest.raises(StorageError, match=r"cannot copy the cube to .*cube\.zarr"):
         publish_release(cube.url, cube.second, destination, scenes=None, about=ABOUT)
     assert Path(release.collection).read_bytes() == pointer
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """A disk that refuses what is larger, as a full one does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(("size", "what"), [(500, "copy the cube to"), (12_000, "write")])
+def test_why_a_disk_refuses_is_told(cube, destination: str, size: int, what: str) -> None:
+    old = publish_release(cube.url, cube.first, destination, scenes=None, about=ABOUT)
+    pointer = Path(old.collection).read_bytes()
+    told = rf"cannot {what} .*: File too large: check .* that there is room$"
+    with files_of_at_most(size), pytest.raises(StorageError, match=told):
+        publish_release(cube.url, cube.second, destination, scenes=None, about=ABOUT)
+    assert Path(old.collection).read_bytes() == pointer
+    assert publish_release(cube.url, cube.second, destination, scenes=None, about=ABOUT).written
 
 
 def test_it_publishes_inside_a_running_event_loop(cube, destination: str) -> None:

@@ -1,6 +1,7 @@
 """Where releases are put: a folder or an s3:// prefix, written object by object."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +23,7 @@ MEDIA_TYPES = {
     ".parquet": "application/vnd.apache.parquet",
     ".png": "image/png",
 }
+OS_REASON = re.compile(r"(?:^|: )([^:\n]+) \(os error \d+\)")
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,11 @@ class Shelf:
         if self.conditional:
             told = reason(error)
         else:
-            told = f"{type(error).__name__}: check that the place exists and may be written"
+            found = OS_REASON.search(str(error))
+            told = (
+                f"{found[1] if found else type(error).__name__}: check that the place exists, that "
+                "it may be written and that there is room"
+            )
         return StorageError(f"release: cannot {what} {self.href(path)}: {told}")
 
     def attributes(self, path: str) -> dict[str, str] | None:

@@ -26,6 +26,7 @@ from matplotlib import image
 from obstore.store import MemoryStore
 from rasterio.errors import RasterioIOError
 
+from alpage.archive.scene import describe
 from alpage.archive.scenes import SceneList
 from alpage.cube.layout import create
 from alpage.cube.reader import open_cube
@@ -177,6 +178,30 @@ def test_scenes_are_the_inputs_without_what_signs_them(release: Release, scenes)
     path = f"{release.url}/scenes.parquet"
     assert SceneList.load(path).digest == scenes.digest
     assert "secret" not in str(pq.read_table(path).to_pylist())
+
+
+def test_scenes_of_this_machine_are_told_by_their_names(cube, scenes, destination: str) -> None:
+    item = json.loads(json.dumps(scenes.items[0]))
+    home = "/home/someone/archive"
+    item["assets"] = {
+        "red": {**item["assets"]["red"], "href": f"{home}/S2A/B04.tif"},
+        "nir": {**item["assets"]["red"], "href": f"file://{home}/S2A/B08.tif"},
+    }
+    item["links"] = [
+        {"rel": "collection", "href": f"{home}/collection.json"},
+        {"rel": "via", "href": "https://me:pw@catalogue.example.org/item?sig=secret"},
+    ]
+    local = SceneList.of([(describe(item), item)])
+    release = publish_release(cube.url, cube.first, destination, scenes=local, about=ABOUT)
+    path = f"{release.url}/scenes.parquet"
+    (told,) = SceneList.load(path).items
+    assert {name: asset["href"] for name, asset in told["assets"].items()} == {
+        "red": "B04.tif",
+        "nir": "B08.tif",
+    }
+    assert [link["href"] for link in told["links"]] == ["https://catalogue.example.org/item"]
+    assert "someone" not in str(pq.read_table(path).to_pylist())
+    assert [scene.id for scene in SceneList.load(path).scenes] == [scenes.scenes[0].id]
 
 
 def test_pystac_reaches_every_asset_from_the_pointer(release: Release) -> None:

@@ -19,7 +19,9 @@ from typing import Any
 
 import zarr
 
+from alpage.archive.scene import describe
 from alpage.archive.scenes import SceneList
+from alpage.cube.place import is_local
 from alpage.cube.store import CubeStore
 from alpage.errors import CubeBusy, StorageError
 from alpage.objectstore import on_s3, touch
@@ -165,7 +167,8 @@ def _write_tables(
             files.append(file)
         if scenes:
             file = Path(folder) / "scenes.parquet"
-            SceneList(scenes.scenes, tuple(_public(item) for item in scenes.items)).freeze(file)
+            public = (_public(item) for item in scenes.items)
+            SceneList.of((describe(item), item) for item in public).freeze(file)
             files.append(file)
         for file in files:
             shelf.put(f"{release}/{file.name}", file)
@@ -173,9 +176,11 @@ def _write_tables(
 
 
 def _public(item: Mapping[str, Any]) -> dict[str, Any]:
-    """An item whose hrefs have lost what signs them: users, passwords, queries."""
+    """An item with `public_href`s, without links to files of this machine."""
     copy: dict[str, Any] = json.loads(json.dumps(item))
-    for holder in (*copy.get("assets", {}).values(), *copy.get("links", ())):
+    # By its name alone, such a link would be to what lies beside the table.
+    copy["links"] = [link for link in copy.get("links", ()) if not is_local(link.get("href", ""))]
+    for holder in (*copy.get("assets", {}).values(), *copy["links"]):
         if "href" in holder:
             holder["href"] = public_href(holder["href"])
     return copy

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pyproj import CRS, Transformer
 from shapely.geometry.base import BaseGeometry
 
+from alpage.cube.place import is_local, local_path
 from alpage.releases.contents import Contents, Group, Variable
 from alpage.releases.geozarr import bounds, projection
 from alpage.releases.naming import COLLECTION
@@ -150,13 +151,16 @@ def pointer(collection: Mapping[str, Any], release: str) -> dict[str, Any]:
 
 
 def public_href(href: str) -> str:
-    """Return an href without what may sign it: user, password, query, fragment.
+    """Return what readers may know of an href.
 
-    >>> public_href("https://me:pw@host/a.tif?sig=secret")
-    'https://host/a.tif'
+    Of a URL all but what may sign it: user, password, query, fragment. Of a file of this machine
+    its name alone: it tells which image was used, its folders tell of the machine and its users.
+
+    >>> public_href("https://me:pw@host/a.tif?sig=secret"), public_href("/home/me/S2A/B04.tif")
+    ('https://host/a.tif', 'B04.tif')
     """
-    if "://" not in href:
-        return href
+    if is_local(href):
+        return local_path(href).name
     parts = urlsplit(href)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 

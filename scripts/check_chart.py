@@ -99,6 +99,23 @@ REFUSED: dict[str, tuple[dict[str, str], str]] = {
         {"service.enabled": "true", "service.releases": "/data"},
         "does not match pattern",
     ),
+    "keys in an address": (
+        {"storage.endpoint": "https://user:pw@s3.example.org"},
+        "storage.endpoint holds a user or a password before its @",
+    ),
+    "a password in the server's address": (
+        {**ELSEWHERE, "prefect.apiUrl": "https://me:pw@prefect.example.org/api"},
+        "in prefect.authSecret",
+    ),
+    "two servers at one port": (
+        {
+            "service.enabled": "true",
+            "service.releases": "s3://lakes/releases",
+            "monitoring.enabled": "true",
+            "monitoring.port": "8000",
+        },
+        "monitoring.port is 8000",
+    ),
     "a schedule of nothing": ({"flows.update.schedule": "0 3 * * *"}, "flows.update.study"),
     "a cluster that ends while it waits": ({"cluster.idleSeconds": "200"}, "cluster.startSeconds"),
     "a claim that is not used": (

@@ -206,6 +206,16 @@ http://{{ include "alpage.name" . }}-storage.{{ .Release.Namespace }}.svc:7070
 {{- if and .Values.storage.anonymous (or .Values.storage.secret .Values.service.secret .Values.storage.requesterPays .Values.trialStorage.enabled) -}}
 {{- fail "storage.anonymous is about requests without keys: leave storage.secret and service.secret empty, storage.requesterPays and trialStorage.enabled false" -}}
 {{- end -}}
+{{- range $key, $secret := dict "storage.endpoint" "storage.secret" "prefect.apiUrl" "prefect.authSecret" "prefect.server.uiApiUrl" "prefect.authSecret" -}}
+{{- $url := $.Values -}}
+{{- range splitList "." $key }}{{ $url = index $url . }}{{ end -}}
+{{- if regexMatch "^https?://[^/]*@" $url -}}
+{{- printf "%s holds a user or a password before its @, which whoever reads the release would see: leave them out, and name a secret that holds them in %s" $key $secret | fail -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.service.enabled .Values.monitoring.enabled (eq (int .Values.monitoring.port) 8000) -}}
+{{- fail "monitoring.port is 8000, at which the service serves releases: choose another" -}}
+{{- end -}}
 {{- if and .Values.service.enabled (not .Values.service.releases) -}}
 {{- fail "service.enabled needs service.releases, the s3:// URL of what it serves" -}}
 {{- end -}}

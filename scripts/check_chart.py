@@ -17,6 +17,8 @@ import dask_kubernetes
 import kubernetes_validate
 import yaml
 
+from alpage.study import BUILT_IN
+
 CHART = Path(__file__).resolve().parents[1] / "helm" / "alpage"
 KUBERNETES = ("1.28", "1.34")
 ELSEWHERE = {
@@ -116,6 +118,10 @@ REFUSED: dict[str, tuple[dict[str, str], str]] = {
         },
         "monitoring.port is 8000",
     ),
+    "a product that there is not": (
+        {"flows.update.study.product": "snoww"},
+        f"expected one of {', '.join(BUILT_IN)}, or my_module:product, got snoww",
+    ),
     "a schedule of nothing": ({"flows.update.schedule": "0 3 * * *"}, "flows.update.study"),
     "a cluster that ends while it waits": ({"cluster.idleSeconds": "200"}, "cluster.startSeconds"),
     "a claim that is not used": (
@@ -200,6 +206,11 @@ RENDERED: dict[str, tuple[dict[str, str], str, str]] = {
     ),
     "a hook after rollbacks": ({}, "Job/team-register", "post-install,post-upgrade,post-rollback"),
     "deployments as they were": ({}, "ConfigMap/team-register", 'name: \\"build\\"'),
+    "a study of one's own product": (
+        {"flows.update.study.product": "moss:product"},
+        "ConfigMap/team-register",
+        '{study: {\\"product\\":\\"moss:product\\"}}',
+    ),
     "deployments of a team": (
         {"prefect.deploymentName": "snow"},
         "ConfigMap/team-register",

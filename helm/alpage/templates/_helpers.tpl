@@ -225,6 +225,11 @@ http://{{ include "alpage.name" . }}-storage.{{ .Release.Namespace }}.svc:7070
 {{- if and (or .Values.monitoring.podMonitor.enabled .Values.monitoring.alerts.enabled) (not .Values.monitoring.enabled) -}}
 {{- fail "monitoring.podMonitor and monitoring.alerts are about metrics that nobody serves: set monitoring.enabled to true" -}}
 {{- end -}}
+{{- with .Values.flows.update.study.product -}}
+{{- if not (regexMatch "^(vegetation|snow|lakes|[^:]*:[^:]*)$" (toString .)) -}}
+{{- printf "flows.update.study.product: expected one of vegetation, snow, lakes, or my_module:product, got %v" . | fail -}}
+{{- end -}}
+{{- end -}}
 {{- if and .Values.flows.update.schedule (not .Values.flows.update.study) -}}
 {{- fail "flows.update.schedule is set: flows.update.study must say which study is brought up to date" -}}
 {{- end -}}

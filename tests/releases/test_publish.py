@@ -316,7 +316,9 @@ def test_a_cube_of_the_same_name_is_another(cube, tmp_path: Path, destination: s
     session = other.repository.writable_session("main")
     create(session, LAYOUT, IDENTITY)
     snapshot = session.commit("laid out")
-    with pytest.raises(StorageError, match=r"another cube of that name, made .*; give each cube"):
+    with pytest.raises(
+        StorageError, match=r"another cube of that name, made .* elsewhere; give each"
+    ):
         publish_release(other.url, snapshot, destination, scenes=None, about=ABOUT)
     assert contents_of(destination) == kept
 
@@ -331,6 +333,18 @@ def test_a_cube_that_was_moved_goes_on(cube, tmp_path: Path, destination: str) -
     old = publish_release(cube.url, cube.first, destination, scenes=None, about=ABOUT)
     moved = shutil.copytree(cube.url, tmp_path / "elsewhere" / "moss")
     new = publish_release(str(moved), cube.second, destination, scenes=None, about=ABOUT)
+    link = pystac.Collection.from_file(new.collection).get_single_link("predecessor-version")
+    assert link.href.endswith(f"{old.id}/collection.json")
+
+
+def test_a_cube_made_anew_in_its_place_goes_on(cube, tmp_path: Path, destination: str) -> None:
+    url = str(shutil.copytree(cube.url, tmp_path / "moss"))
+    old = publish_release(url, cube.first, destination, scenes=None, about=ABOUT)
+    shutil.rmtree(url)
+    session = CubeStore.create(url).repository.writable_session("main")
+    create(session, LAYOUT, IDENTITY)
+    anew = session.commit("laid out")
+    new = publish_release(url, anew, destination, scenes=None, about=ABOUT)
     link = pystac.Collection.from_file(new.collection).get_single_link("predecessor-version")
     assert link.href.endswith(f"{old.id}/collection.json")
 

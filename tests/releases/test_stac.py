@@ -17,7 +17,7 @@ from alpage.releases.stac import About, Issue, build_collection, pointer
 from alpage.releases.validate import validate_collection, validate_node
 
 CREATED = dt.datetime(2026, 11, 23, 4, 19, 48, tzinfo=dt.UTC)
-MADE = "2026-11-20T08:00:00.000001Z"
+CUBE = {"made": "2026-11-20T08:00:00.000001Z", "place": "0123456789abcdef"}
 FILES = ("series-day.parquet", "scenes.parquet", "preview.png")
 
 
@@ -26,7 +26,7 @@ def collection(cube) -> dict[str, Any]:
     contents = read_contents(cube.store.read())
     about = About(id="moss", title="Moss", archive="https://me:pw@stac.example.org/v1?key=secret")
     issue = Issue(
-        "20261123T041948Z-AAAA", "AAAABBBB", MADE, CREATED, 3, FILES, "20261001T000000Z-ZZZZ"
+        "20261123T041948Z-AAAA", "AAAABBBB", CUBE, CREATED, 3, FILES, "20261001T000000Z-ZZZZ"
     )
     return build_collection(contents, about, issue)
 
@@ -90,7 +90,7 @@ def test_processing_is_told_of_a_processor(collection: dict[str, Any]) -> None:
 def test_a_named_processor_keeps_its_name(cube) -> None:
     cnes = {"name": "CNES", "roles": ["processor", "host"], "url": "https://cnes.fr"}
     about = About(id="moss", title="Moss", providers=(cnes,))
-    issue = Issue("r", "s", MADE, CREATED, None, ())
+    issue = Issue("r", "s", CUBE, CREATED, None, ())
     providers = build_collection(read_contents(cube.store.read()), about, issue)["providers"]
     assert [provider["name"] for provider in providers] == ["CNES"]
     assert providers[0]["processing:level"] == "L3"
@@ -163,7 +163,7 @@ def test_the_pointer_reads_from_the_folder_above(collection: dict[str, Any]) -> 
 
 def test_an_archive_on_this_machine_is_not_told(cube) -> None:
     about = About(id="moss", title="Moss", archive="/home/someone/archive/collection.json")
-    issue = Issue("r", "s", MADE, CREATED, None, ())
+    issue = Issue("r", "s", CUBE, CREATED, None, ())
     told = build_collection(read_contents(cube.store.read()), about, issue)
     assert "/home" not in str(told)
 

@@ -10,6 +10,7 @@ short is finished under the same name, and one that is there is left alone.
 """
 
 import datetime as dt
+import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -101,14 +102,14 @@ def publish_on(
     root = cube.read(snapshot=snapshot)
     created = cube.repository.lookup_snapshot(snapshot).written_at.astimezone(dt.UTC)
     name = release_name(created, snapshot)
-    made = _made(cube, snapshot)
-    current = _current(shelf, about, made)
+    origin = _origin(cube, snapshot)
+    current = _current(shelf, about, origin)
     collection = shelf.read_json(f"{name}/{COLLECTION}")
     written = collection is None
     if collection is None:
         before = str(current["version"]) if current is not None else None
         n_scenes = None if scenes is None else len(scenes)
-        issue = Issue(name, snapshot, made, created, n_scenes, (), before)
+        issue = Issue(name, snapshot, origin, created, n_scenes, (), before)
         collection = _write(shelf, root, scenes, about, issue)
     _switch(shelf, pointer(collection, name))
     return Release(
@@ -186,13 +187,16 @@ def _public(item: Mapping[str, Any]) -> dict[str, Any]:
     return copy
 
 
-def _made(cube: CubeStore, snapshot: str) -> str:
-    """When a cube was made: it keeps that wherever it is moved, and one made anew has another."""
+def _origin(cube: CubeStore, snapshot: str) -> dict[str, str]:
+    """What tells a cube from others: one that was moved keeps when, one made anew keeps where."""
     *_, first = cube.repository.ancestry(snapshot_id=snapshot)
-    return f"{first.written_at.astimezone(dt.UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+    return {
+        "made": f"{first.written_at.astimezone(dt.UTC):%Y-%m-%dT%H:%M:%S.%fZ}",
+        "place": hashlib.sha256(cube.url.encode()).hexdigest()[:16],
+    }
 
 
-def _current(shelf: Shelf, about: About, made: str) -> dict[str, Any] | None:
+def _current(shelf: Shelf, about: About, origin: Mapping[str, str]) -> dict[str, Any] | None:
     """What readers open now, where it is of the same cube."""
     current = shelf.read_json(COLLECTION)
     if current is None:
@@ -200,9 +204,10 @@ def _current(shelf: Shelf, about: About, made: str) -> dict[str, Any] | None:
     found = str(current.get("id"))
     if found == about.id:
         # Earlier releases do not tell it: they are known by their name alone.
-        if current.get(CUBE, made) == made:
+        told = current.get(CUBE, origin)
+        if any(told[key] == origin[key] for key in origin):
             return current
-        found = f"another cube of that name, made {current[CUBE]} and not {made}"
+        found = f"another cube of that name, made {told['made']} elsewhere"
     raise StorageError(
         f"release: expected {shelf.href(COLLECTION)} to be of {about.id}, it is of {found}; "
         "give each cube a place of its own"

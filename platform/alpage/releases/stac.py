@@ -76,8 +76,8 @@ class Issue:
 
     release: str
     snapshot: str
-    cube: str
-    """When its cube was made, to the microsecond."""
+    cube: Mapping[str, str]
+    """When its cube was made, to the microsecond, and a digest of where it lies."""
     created: dt.datetime
     n_scenes: int | None
     """Scenes that it was made from, where that is known."""
@@ -111,7 +111,7 @@ def build_collection(contents: Contents, about: About, issue: Issue) -> dict[str
         "version": issue.release,
         "created": _spelled(issue.created),
         "updated": _spelled(issue.created),
-        CUBE: issue.cube,
+        CUBE: dict(issue.cube),
         "alpage:snapshot": issue.snapshot,
         "summaries": {key: [value] for key, value in projection(contents.grid).items()},
         "cube:dimensions": {

@@ -146,6 +146,16 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield path
 
 
+@pytest.mark.parametrize("verb", ["history", "rollback"])
+def test_an_address_with_a_password_is_refused_and_not_told_back(call: Any, verb: str) -> None:
+    told = call(verb, "s3://me:hunter2@bucket/cube")
+    assert (told.code, told.out) == (1, "")
+    assert told.err == (
+        "error expected an address without user and password; give them by the environment, "
+        "got s3://bucket/cube\n"
+    )
+
+
 def test_every_verb_has_help_with_an_example() -> None:
     command = typer.main.get_command(app)
     assert command.help

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,49 @@ def test_a_bad_study_is_one_sentence(change: dict[str, Any], message: str) -> No
         make_study(GOOD | change)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+SECRET_URL = "https://me:hunter2@host/z.geojson?sig=SEKRET"
+NO_USER = "expected an address without user and password; give them by the environment, got "
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        *(
+            pytest.param({key: url}, f"^{key}: {NO_USER}'{url[:2]}", id=f"{key}-{url[:2]}")
+            for key in ("archive", "cube", "release", "zones", "dem")
+            for url in (SECRET_URL, "s3://me:hunter2@bucket/x", "file://me:hunter2@host/x")
+        ),
+        pytest.param({"area": {"file": SECRET_URL}}, rf"^area\.file: {NO_USER}", id="area"),
+        pytest.param(
+            {"cluster": {"kind": "gateway", "address": "https://me:hunter2@host/x"}},
+            r"^cluster: address: who may come in .*, got \{.*'https://host/x'",
+            id="cluster",
+        ),
+        pytest.param(
+            {"grid": {"crs": SECRET_URL}}, r"^grid\.crs: .*, got 'https://host/", id="crs"
+        ),
+        pytest.param({SECRET_URL: 1}, "^https://host/z.geojson: this key is not known", id="key"),
+        pytest.param({"parameters": {"x": SECRET_URL}}, r"^parameters\.x: ", id="parameter"),
+        pytest.param(
+            {"zones": "https://host/z.geojson?sig=SEKRET"},
+            "^zones: expected a file or an s3:// URL of GeoJSON, got https://$",
+            id="signed",
+        ),
+    ],
+)
+def test_no_credentials_of_an_address_are_told_back(change: dict[str, Any], message: str) -> None:
+    def read() -> None:
+        study = make_study(GOOD | change)
+        study.load_parameters(study.load_product())
+        study.read_zones()
+
+    with pytest.raises(StudyError, match=message) as caught:
+        read()
+    told = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
+    assert "hunter2" not in told
+    assert "SEKRET" not in told
 
 
 def test_a_misspelt_key_is_told_rather_than_what_is_missing() -> None:

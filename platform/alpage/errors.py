@@ -4,11 +4,16 @@ A message says what was expected, what came and what to do. The command line
 exits with `exit_code`: 2 for a request that cannot be right, 1 for the rest.
 """
 
+from alpage.redaction import redact
+
 
 class AlpageError(Exception):
-    """Base of all failures of alpage."""
+    """Base of all failures of alpage. Their texts hold no credentials, whatever they are told."""
 
     exit_code = 1
+
+    def __init__(self, *told: object) -> None:
+        super().__init__(*(redact(one) if isinstance(one, str) else one for one in told))
 
 
 class StudyError(AlpageError, ValueError):

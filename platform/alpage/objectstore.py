@@ -23,6 +23,7 @@ from pydantic import AliasChoices, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from alpage.errors import StorageError
+from alpage.redaction import CREDENTIALS_ELSEWHERE, names_user
 
 if TYPE_CHECKING:
     from botocore.credentials import Credentials
@@ -241,6 +242,8 @@ def split(url: str) -> tuple[str, str]:
     >>> split("s3://bucket/cubes/lakes/")
     ('bucket', 'cubes/lakes')
     """
+    if names_user(url):
+        raise StorageError(f"{CREDENTIALS_ELSEWHERE}, got {url}")
     parts = urlsplit(url)
     if parts.scheme != "s3" or not parts.netloc:
         raise StorageError(f"expected s3://bucket/path, got {parts.scheme}://{parts.netloc}")

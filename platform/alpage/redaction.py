@@ -14,6 +14,10 @@ USER = re.compile(r"(?<=://)[^\s/@:]+:(?!\d+/)[^\s@]*@")
 SHORTEST = 8
 SECRET_VARIABLE = re.compile(r"SECRET|PASSWORD|TOKEN|ACCESS_KEY|API_KEY|AUTH_STRING", re.IGNORECASE)
 
+CREDENTIALS_ELSEWHERE = (
+    "expected an address without user and password; give them by the environment"
+)
+
 
 def safe_name(href: str) -> str:
     """Return the href without user, password, query or fragment, for messages.
@@ -24,6 +28,15 @@ def safe_name(href: str) -> str:
     bare = re.split(r"[?#]", href, maxsplit=1)[0]
     bare = re.sub(r"^([A-Za-z][\w+.-]*://)[^/]*@", r"\1", bare)
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in bare)[:300]
+
+
+def names_user(href: str) -> bool:
+    """Return whether a URL holds a user or a password.
+
+    >>> names_user("s3://me:p/w@bucket/a"), names_user("s3://bucket/me:pw@a")
+    (True, False)
+    """
+    return bool(USER.search(href) or re.match(r"[A-Za-z][\w+.-]*://[^/?#]*@", href))
 
 
 def redact(text: str) -> str:

@@ -29,6 +29,7 @@ from shapely.geometry.base import BaseGeometry
 from alpage.errors import ProductError, StorageError, StudyError
 from alpage.objectstore import on_s3, read_object
 from alpage.product import Product
+from alpage.redaction import CREDENTIALS_ELSEWHERE, names_user
 from alpage.surface import valid_surface
 
 ADDRESSES = {"address": ("tcp", "tls"), "gateway": ("https", "http")}
@@ -37,6 +38,12 @@ BUILT_IN = ("vegetation", "snow", "lakes")
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _without_user[T](value: T) -> T:
+    if isinstance(value, str) and names_user(value):
+        raise ValueError(CREDENTIALS_ELSEWHERE)
+    return value
 
 
 class Period(_Strict):
@@ -84,6 +91,8 @@ class Area(_Strict):
     bbox: tuple[float, float, float, float] | None = None
     file: str | None = None
     geojson: dict[str, Any] | None = None
+
+    _no_user = field_validator("file")(_without_user)
 
     @model_validator(mode="after")
     def _one_of_three(self) -> "Area":
@@ -233,6 +242,7 @@ class Study(_Strict):
     limits: Limits = Limits()
 
     _folder: Path = PrivateAttr(default_factory=Path.cwd)
+    _no_user = field_validator("archive", "cube", "release", "zones", "dem")(_without_user)
 
     @field_validator("product")
     @classmethod
@@ -319,7 +329,8 @@ class Study(_Strict):
         except ValidationError as error:
             names = ", ".join(product.parameters.model_fields) or "none"
             known = f"product {product.name} takes {names}"
-            raise StudyError(_sentence(error, prefix="parameters.", known=known)) from error
+            # Not chained: pydantic repeats what it was given, passwords of addresses and all.
+            raise StudyError(_sentence(error, prefix="parameters.", known=known)) from None
 
     def geometry(self) -> BaseGeometry:
         """Return the area in EPSG:4326.
@@ -378,6 +389,10 @@ class Study(_Strict):
         Raises StudyError where there is none, StorageError where S3 does not hand it out.
         """
         where = self.locate(path)
+        if "://" in where and not on_s3(where):
+            raise StudyError(
+                f"{key}: expected a file or an s3:// URL of GeoJSON, got {where.split('://')[0]}://"
+            )
         try:
             content = json.loads(read_object(where) if on_s3(where) else Path(where).read_text())
         except StorageError as error:
@@ -486,7 +501,7 @@ def make_study(content: Any, *, folder: Path | None = None) -> Study:
     try:
         study = Study.model_validate(content)
     except ValidationError as error:
-        raise StudyError(_sentence(error)) from error
+        raise StudyError(_sentence(error)) from None
     if folder is not None:
         study._folder = folder
     return study

@@ -157,6 +157,56 @@ def test_a_bad_file_is_named(tmp_path: Path, text: str, message: str) -> None:
         read_study(path)
 
 
+LIMITED = """\
+product: vegetation
+area: {bbox: [3.0, 50.8, 3.1, 50.9]}
+period: 2018-01-01/2018-12-31
+archive: archive/collection.json
+cube: cubes/one
+limits: {cost_eur: 1}
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        pytest.param(
+            "limits: {cost_eur: 999}", r"^limits: .* line 6 and again in line 7;", id="top"
+        ),
+        pytest.param(
+            "grid:\n  tile_px: 64\n  crs: EPSG:32631\n  tile_px: 128",
+            r"^grid\.tile_px: expected once, .*study\.yaml has it in line 8 and again in line 10; "
+            "keep one$",
+            id="nested",
+        ),
+        pytest.param(
+            'cluster: {workers: 1, "workers": 2}',
+            r"^cluster\.workers: .* line 7 and again in line 7;",
+            id="one-line",
+        ),
+        pytest.param(
+            "zones:\n  features:\n  - {}\n  - {id: a, id: b}",
+            r"^zones\.features\.1\.id: .* line 10 ",
+            id="within-a-list",
+        ),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused(tmp_path: Path, more: str, message: str) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(LIMITED + more)
+    with pytest.raises(StudyError, match=message):
+        read_study(path)
+
+
+def test_an_anchor_may_be_named_again_and_what_it_holds_be_changed(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    merged = "parameters: {a: &both {x: 1, y: 2}, b: *both, c: {<<: *both, x: 3}, d: &d [*d]}"
+    path.write_text(LIMITED + merged)
+    given = read_study(path).parameters
+    assert given["b"] == {"x": 1, "y": 2}
+    assert given["c"] == {"x": 3, "y": 2}
+
+
 def test_relative_paths_start_at_the_study(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "study.yaml"
     path.parent.mkdir()

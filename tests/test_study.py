@@ -157,6 +157,49 @@ def test_a_bad_file_is_named(tmp_path: Path, text: str, message: str) -> None:
         read_study(path)
 
 
+@pytest.mark.parametrize(
+    ("cube", "release"),
+    [
+        pytest.param("one", "one", id="equal"),
+        pytest.param("one/", "./one", id="equal-otherwise-spelt"),
+        pytest.param("one", "one/release", id="within"),
+        pytest.param("deep/one", "deep", id="around"),
+        pytest.param("deep/one", ".", id="the-studys-folder"),
+        pytest.param("one", "{folder}/one/release", id="absolute"),
+        pytest.param("file://{folder}/one", "one/release", id="file-url"),
+        pytest.param("one", "link/release", id="by-a-link"),
+        pytest.param("s3://lakes/one", "s3://lakes/one/", id="s3-equal"),
+        pytest.param("s3://lakes/one", "s3://lakes//one/release", id="s3-within"),
+        pytest.param("s3://lakes/one", "s3://lakes", id="s3-bucket-around"),
+    ],
+)
+def test_releases_lie_apart_from_the_cube(tmp_path: Path, cube: str, release: str) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "one")
+    told = {"cube": cube.format(folder=tmp_path), "release": release.format(folder=tmp_path)}
+    message = "^release: expected a place apart from the cube .*, neither within it nor around it, "
+    with pytest.raises(StudyError, match=message):
+        make_study(GOOD | told, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("cube", "release", "found"),
+    [
+        pytest.param("one", None, "{folder}/one.release", id="default"),
+        pytest.param(".", None, "{folder}.release", id="default-beside-the-folder"),
+        pytest.param("file://{folder}/one/", None, "file://{folder}/one.release", id="file-url"),
+        pytest.param("s3://lakes/one/", None, "s3://lakes/one.release", id="s3-default"),
+        pytest.param("one", "one.release", "{folder}/one.release", id="beside"),
+        pytest.param("one", "{cwd}/one", "{cwd}/one", id="elsewhere"),
+        pytest.param("s3://lakes/one", "s3://ponds/one", "s3://ponds/one", id="other-bucket"),
+        pytest.param("s3://lakes/one", "lakes/one", "{folder}/lakes/one", id="other-scheme"),
+    ],
+)
+def test_releases_are_found(tmp_path: Path, cube: str, release: str | None, found: str) -> None:
+    folders = {"folder": tmp_path, "cwd": Path.cwd()}
+    told = {"cube": cube.format(**folders), "release": release and release.format(**folders)}
+    assert make_study(GOOD | told, folder=tmp_path).releases == found.format(**folders)
+
+
 LIMITED = """\
 product: vegetation
 area: {bbox: [3.0, 50.8, 3.1, 50.9]}

@@ -19,6 +19,7 @@ from pydantic import (
     PlainSerializer,
     PrivateAttr,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
     field_validator,
     model_validator,
@@ -258,6 +259,20 @@ class Study(_Strict):
             raise ValueError("expected a path or URL")
         return value
 
+    @field_validator("release")
+    @classmethod
+    def _apart_from_cube(cls, value: str | None, info: ValidationInfo) -> str | None:
+        cube = info.data.get("cube")
+        if value and cube:
+            folder = (info.context or {}).get("folder") or Path.cwd()
+            steps = [_steps(_locate(place, folder)) for place in (cube, value)]
+            shared = min(map(len, steps))
+            if steps[0][:shared] == steps[1][:shared]:
+                raise ValueError(
+                    f"expected a place apart from the cube {cube}, neither within it nor around it"
+                )
+        return value
+
     @property
     def folder(self) -> Path:
         """Where the study's relative paths start."""
@@ -265,9 +280,14 @@ class Study(_Strict):
 
     def locate(self, path: str) -> str:
         """Return a path or URL of the study; relative ones are taken from the study's folder."""
-        if "://" in path:
-            return path
-        return str((self._folder / Path(path).expanduser()).resolve())
+        return _locate(path, self._folder)
+
+    @property
+    def releases(self) -> str:
+        """Path or URL of the folder of releases: by default beside the cube."""
+        if self.release:
+            return self.locate(self.release)
+        return f"{self.locate(self.cube).rstrip('/')}.release"
 
     def resolved(self) -> "Study":
         """Return the study with every path absolute, to be read from anywhere."""
@@ -449,6 +469,20 @@ class Study(_Strict):
         return surfaces
 
 
+def _locate(path: str, folder: Path) -> str:
+    if "://" in path:
+        return path
+    return str((folder / Path(path).expanduser()).resolve())
+
+
+def _steps(place: str) -> tuple[str, ...]:
+    """From the root on, what leads to a path or URL, alike for all of its spellings."""
+    scheme, _, rest = place.rpartition("://")
+    if scheme in ("", "file"):
+        return Path(rest).resolve().parts
+    return scheme, *(step for step in rest.split("/") if step)
+
+
 def _named_crs(geojson: dict[str, Any]) -> str | None:
     """The CRS that GeoJSON of before RFC 7946 names, be it by name or by code."""
     crs = geojson.get("crs")
@@ -528,7 +562,7 @@ def make_study(content: Any, *, folder: Path | None = None) -> Study:
     if not isinstance(content, dict):
         raise StudyError(f"study: expected keys and values, got {type(content).__name__}")
     try:
-        study = Study.model_validate(content)
+        study = Study.model_validate(content, context={"folder": folder})
     except ValidationError as error:
         raise StudyError(_sentence(error)) from None
     if folder is not None:

@@ -219,7 +219,6 @@ def release(study: Study) -> Release:
     root = store.read(snapshot=snapshot)
     about = dict(root.attrs["alpage"])
     check_cube(root, _layout_of(study, about))
-    destination = study.locate(study.release) if study.release else f"{url}.release"
     scenes = recorded_scenes(url, about)
     if scenes is not None:
         scenes = scenes.without(about["quarantined"])
@@ -231,7 +230,7 @@ def release(study: Study) -> Release:
         preview=product.preview,
         zones=study.zone_geometries(),
     )
-    return publish_release(url, snapshot, destination, scenes=scenes, about=told)
+    return publish_release(url, snapshot, study.releases, scenes=scenes, about=told)
 
 
 def series(study: Study, *, calendar: str | None = None, zone: str | None = None) -> "pd.DataFrame":

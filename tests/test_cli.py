@@ -1,6 +1,7 @@
 """The command line: help with examples, exit codes, one sentence for a failure, sound JSON."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import psutil
 import pytest
 import typer
 import yaml
@@ -242,6 +244,49 @@ def test_an_interrupted_run_says_how_to_go_on(study: Path, tmp_path: Path) -> No
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "stopped: what is finished is kept, run again to go on\n" in err
+
+
+# As in a terminal, also where the tests were started with Ctrl-C ignored.
+RUN_IN_A_TERMINAL = """
+import signal, sys
+from alpage.cli import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv = ["alpage", "run", sys.argv[1]]
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after_s", [0.0, 1.0])
+def test_ctrl_c_while_workers_start_is_one_sentence(
+    study: Path, tmp_path: Path, after_s: float
+) -> None:
+    content = yaml.safe_load(study.read_text()) | {"cluster": {"workers": 2}}
+    for name in ("mean_ndvi.py", "monthly_ndvi.py"):
+        shutil.copyfile(study.parent / name, tmp_path / name)
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(content))
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN_IN_A_TERMINAL, path],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    until = time.monotonic() + 60
+    family: list[psutil.Process] = []
+    while not any("spawn_main" in " ".join(one.cmdline()) for one in family):
+        assert time.monotonic() < until
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+        family = psutil.Process(process.pid).children(recursive=True)
+    time.sleep(after_s)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert err == "stopped: what is finished is kept, run again to go on\n"
+    assert process.returncode == 130
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
 
 
 def test_a_bill_beyond_a_limit_is_shown_all_the_same(

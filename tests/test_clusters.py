@@ -1,4 +1,8 @@
-"""Clusters that a study takes as they are."""
+"""Clusters of this machine, and those that a study takes as they are."""
+
+import os
+import signal
+import time
 
 import pytest
 from distributed import LocalCluster
@@ -19,3 +23,19 @@ def test_threads_of_one_worker_share_its_memory() -> None:
         told = r"1\.00 GiB of memory for 2 threads, .* 0\.75 a thread: .* --nthreads 1"
         with pytest.raises(ClusterError, match=told), open_cluster(short):
             pass
+
+
+def test_workers_live_on_after_ctrl_c_also_those_that_were_started_again() -> None:
+    """The terminal's Ctrl-C reaches all of its processes; who ends the workers is their cluster."""
+    with open_cluster(ClusterChoice(workers=1)) as client:
+        (first,) = client.run(os.getpid).values()
+        os.kill(first, signal.SIGINT)
+        assert list(client.run(os.getpid).values()) == [first]
+        os.kill(first, signal.SIGKILL)
+        until = time.monotonic() + 60
+        while (found := list(client.run(os.getpid, on_error="ignore").values())) in ([], [first]):
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        os.kill(found[0], signal.SIGINT)
+        time.sleep(0.5)
+        assert list(client.run(os.getpid).values()) == found

@@ -1,14 +1,21 @@
 """Clusters that belong to one run: there when it starts, gone when it ends, however it ends."""
 
+import asyncio
 import contextlib
 import logging
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from multiprocessing import resource_tracker
 from pathlib import Path
+from typing import Any
 
 import dask.config
 from distributed import Client, LocalCluster
+from distributed.utils import LoopRunner
+from tornado.ioloop import IOLoop
 
 from alpage.engine.report import Pace
 from alpage.engine.workers import workers_of
@@ -69,23 +76,7 @@ def open_cluster(choice: ClusterChoice, pace: Pace | None = None) -> Iterator[Cl
             elif choice.kind == "address":
                 client = stack.enter_context(Client(choice.address, timeout="30s"))
             else:
-                scratch = stack.enter_context(
-                    # A worker that is killed leaves files behind that nobody else owns.
-                    tempfile.TemporaryDirectory(prefix="alpage-", ignore_cleanup_errors=True)
-                )
-                cluster = stack.enter_context(
-                    LocalCluster(
-                        n_workers=choice.workers,
-                        threads_per_worker=1,
-                        processes=True,
-                        host="127.0.0.1",
-                        memory_limit=int(choice.memory_gib * 2**30),
-                        dashboard_address="127.0.0.1:0",
-                        local_directory=scratch,
-                        silence_logs=50,
-                    )
-                )
-                client = stack.enter_context(Client(cluster))
+                client = stack.enter_context(_local(choice))
         except (OSError, TimeoutError, RuntimeError) as error:
             at = f" at {choice.address}" if choice.address else ""
             hint = MAIN_GUARD if choice.kind == "local" and _lacks_main_guard() else ""
@@ -97,6 +88,66 @@ def open_cluster(choice: ClusterChoice, pace: Pace | None = None) -> Iterator[Cl
             _check_versions(client)
             _check_memory(client, choice.memory_gib)
         yield client
+
+
+@contextlib.contextmanager
+def _local(choice: ClusterChoice) -> Iterator[Client]:
+    with (
+        # A worker that is killed leaves files behind that nobody else owns.
+        tempfile.TemporaryDirectory(prefix="alpage-", ignore_cleanup_errors=True) as scratch,
+        _loop_without_interrupts() as loop,
+    ):
+        address: Future[Any] = Future()
+        over = asyncio.Event()
+
+        async def live() -> None:
+            async with LocalCluster(
+                n_workers=choice.workers,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                memory_limit=int(choice.memory_gib * 2**30),
+                dashboard_address="127.0.0.1:0",
+                local_directory=scratch,
+                silence_logs=50,
+                asynchronous=True,
+            ) as cluster:
+                address.set_result(cluster.scheduler_address)
+                await over.wait()
+                # What an interrupt left under way to workers fails with them: nobody waits for it.
+                asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+
+        # Dask cannot end workers that are still starting: an interrupt waits until they have.
+        living = asyncio.run_coroutine_threadsafe(live(), loop.asyncio_loop)  # type: ignore[attr-defined]
+        try:
+            wait((address, living), return_when=FIRST_COMPLETED)
+            if address.done():
+                with Client(address.result(), loop=loop) as client:
+                    yield client
+        finally:
+            loop.add_callback(over.set)
+            living.result()
+
+
+@contextlib.contextmanager
+def _loop_without_interrupts() -> Iterator[IOLoop]:
+    """Give a loop of its own thread, from which the terminal's Ctrl-C reaches no process.
+
+    Those of the terminal's group get it as well as we do: worker processes, also those that are
+    started again, inherit the mask of the thread that starts them. They end as the cluster does.
+    """
+    # Starting it would take the mask off again.
+    resource_tracker.ensure_running()
+    runner = LoopRunner()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        runner.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        yield runner.loop
+    finally:
+        runner.stop()
 
 
 def _lacks_main_guard() -> bool:

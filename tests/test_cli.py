@@ -319,6 +319,26 @@ def test_a_study_that_cannot_be_met_writes_nothing(
     assert not (tmp_path / "cube").exists()
 
 
+@pytest.mark.parametrize("verb", ["plan", "run"])
+def test_a_folder_of_something_else_is_no_place_for_a_cube(
+    call: Any, study: Path, tmp_path: Path, verb: str
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("mean_ndvi.py", "monthly_ndvi.py"):
+        shutil.copyfile(study.parent / name, folder / name)
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(study.read_text()) | {"cube": "."}))
+    before = sorted(tmp_path.rglob("*"))
+    told = call(verb, path)
+    assert (told.code, told.out) == (1, "")
+    expected = f"error cube: expected nothing at {folder} yet, it holds other objects; name another"
+    assert told.err == f"{expected} place\n"
+    assert [
+        path for path in sorted(tmp_path.rglob("*")) if "__pycache__" not in str(path)
+    ] == before
+
+
 @pytest.mark.parametrize("arguments", [("fly",), ("run",), ("run", "a", "b"), ("plan", "a", "--x")])
 def test_a_wrong_call_is_told_with_exit_code_2(call: Any, arguments: tuple[str, ...]) -> None:
     told = call(*arguments)

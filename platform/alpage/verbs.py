@@ -88,6 +88,9 @@ def run(
     """
     url = study.locate(study.cube)
     chosen = None if part is None else Part.parse(part)
+    if is_local(url):
+        # Or the lock would stay beside what is no cube.
+        CubeStore.check_place(url)
     with serving(settings().metrics_port), held(url, chosen), reached(url):
         made, resumed = _plan(study, found, chosen, {} if planned is None else planned.sources)
         made.bill.check(study.limits)
@@ -306,6 +309,7 @@ def _plan(
         raise ArchiveError(f"on_bad_scene is stop, and item {name} is bad: {reason}")
     url = study.locate(study.cube)
     if not CubeStore.exists(url):
+        CubeStore.check_place(url)
         made = make_plan(
             study, found.scenes, store=None, known=looked_at, rejected=rejected, part=part
         )

@@ -1,6 +1,7 @@
 """Runs that meet on one branch: what was planned on another state is never written."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import icechunk
@@ -46,6 +47,25 @@ def test_a_cube_that_a_killed_run_began_to_make_is_made(left: set[str], tmp_path
     assert work(store, "layout") == CubeStore.open(str(url)).tip(RUN)
     with pytest.raises(CubeBusy, match="another run began"):
         CubeStore.create(str(url))
+
+
+def test_a_run_that_was_killed_while_it_wrote_a_first_file_leaves_nothing_else(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "cube" / "snapshots").mkdir(parents=True)
+    (tmp_path / "cube" / "snapshots" / "1CECHNKREP0F1RSTCMT0#1").write_bytes(b"half")
+    CubeStore.check_place(str(tmp_path / "cube"))
+    assert CubeStore.create(str(tmp_path / "cube")).branches() == {MAIN}
+
+
+def test_a_cube_in_the_making_is_nothing_else(tmp_path: Path) -> None:
+    urls = [str(tmp_path / str(number)) for number in range(20)]
+    with ThreadPoolExecutor(1) as pool:
+        for url in urls:
+            made = pool.submit(CubeStore.create, url)
+            while not made.done():
+                CubeStore.check_place(url)
+            made.result()
 
 
 def test_a_branch_is_begun_at_a_snapshot_whatever_was_left(two: tuple[CubeStore, ...]) -> None:

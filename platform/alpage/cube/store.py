@@ -6,6 +6,7 @@ becomes `main` in one step when its gate has passed. Parts of one run share its 
 
 import contextlib
 import datetime as dt
+import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,8 +22,12 @@ from alpage.errors import CubeBusy, CubeError, StorageError
 from alpage.objectstore import reason, touch
 
 MAIN = "main"
-FIRST_OBJECTS = frozenset(f"{kind}/1CECHNKREP0F1RSTCMT0" for kind in ("snapshots", "transactions"))
-"""What Icechunk writes before there is a repository: a run makes one now, or was killed there."""
+FIRST_OBJECTS = frozenset(
+    ("snapshots/1CECHNKREP0F1RSTCMT0", "transactions/1CECHNKREP0F1RSTCMT0", "repo")
+)
+"""What Icechunk writes until there is a repository: a run makes one now, or was killed there."""
+STAGED = re.compile(r"#\d+$")
+"""How the name of a local file ends that is still being written."""
 # Icechunk warns of local folders on stderr at every open; `alpage.cube.lock` is the answer to it.
 icechunk.set_logs_filter("error")
 
@@ -75,6 +80,18 @@ class CubeStore:
             raise StorageError(f"cube: cannot open {url}: {_brief(url, error)}") from error
 
     @classmethod
+    def check_place(cls, url: str) -> None:
+        """Raises StorageError where other objects are and no cube: a new one would lie among them.
+
+        Writes nothing. A cube that another run makes at this moment is none of them.
+        """
+        is_taken = any(STAGED.sub("", name) not in FIRST_OBJECTS for name in names_in(url))
+        if is_taken and not cls.exists(url):
+            raise StorageError(
+                f"cube: expected nothing at {url} yet, it holds other objects; name another place"
+            )
+
+    @classmethod
     def create(cls, url: str) -> "CubeStore":
         """Return the store of a new, empty cube.
 
@@ -83,11 +100,7 @@ class CubeStore:
         try:
             if is_local(url):
                 local_path(url).mkdir(parents=True, exist_ok=True)
-            if not FIRST_OBJECTS.issuperset(names_in(url)) and not cls.exists(url):
-                raise StorageError(
-                    f"cube: expected nothing at {url} yet, it holds other objects; name another "
-                    "place"
-                )
+            cls.check_place(url)
             # Icechunk's own look at the place takes a cube in the making for something else.
             repository = icechunk.Repository.create(
                 storage_of(url), config=repository_config(), check_clean_root=False

@@ -27,6 +27,7 @@ from alpage.cube.store import MAIN, CubeStore
 from alpage.simulate.spec import ValleySpec
 from alpage.simulate.valley import simulate
 from alpage.study import ClusterChoice
+from alpage.terminal import print_lines
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "examples"
 VERBS = (
@@ -362,6 +363,21 @@ def test_a_part_says_what_is_left_to_do(call: Any, study: Path, tmp_path: Path) 
         r"nothing to do: part 1/1 of .*cube is up to date", call("run", study, "--part", "1/1").out
     )
     assert call("plan", study, "--part", "1/1", "--json").json()["blocks_to_do"] == 0
+
+
+def test_paths_are_whole_where_no_terminal_shows_them(
+    call: Any, study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cube = tmp_path / "[a] folder" / ("with-a-long-name-" * 8)
+    cube.parent.mkdir()
+    CubeStore.create(str(cube))
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(study.read_text()) | {"cube": str(cube)}))
+    assert f"cube: {cube}\n" in call("status", path).out
+    # As the demonstration ends.
+    command = f"             alpage serve {cube}"
+    print_lines([command])
+    assert capsys.readouterr().out == f"{command}\n"
 
 
 @pytest.mark.parametrize("verb", ["history", "rollback"])

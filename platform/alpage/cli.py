@@ -23,6 +23,7 @@ from alpage.terminal import (
     print_bill,
     print_json,
     print_line,
+    print_lines,
     print_notes,
     print_report,
     print_rows,
@@ -196,8 +197,7 @@ def status(
         return
     steps = answer.pop("steps", {})
     answer.pop("last_run", None)
-    for key, value in answer.items():
-        out.print(f"{key}: {plain(str(value))}", highlight=False)
+    print_lines(f"{key}: {value}" for key, value in answer.items())
     print_rows(
         [
             {"step": step, **{k: round(v, 1) for k, v in cost.items()}}
@@ -272,7 +272,7 @@ def rollback(
     if as_json:
         print_json({"snapshot": shown})
         return
-    out.print(f"readers of {cube} see {shown}", highlight=False)
+    print_lines([f"readers of {cube} see {shown}"])
 
 
 @app.command(epilog="Example: alpage release study.yaml")
@@ -354,8 +354,7 @@ def demo(
         print_json(answer)
         return
     print_rows(answer["comparison"], title="error against the truth")
-    for line in answer["next"]:
-        out.print(line, highlight=False)
+    print_lines(answer["next"])
 
 
 @app.command(epilog="Example: alpage schema > study.schema.json")

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +63,12 @@ def print_line(console: Console, line: "Line") -> None:
     """Show one line of a remote run's log."""
     told = f"{line.at:%H:%M:%S} {logging.getLevelName(line.level).lower()} {plain(line.text)}"
     console.print(told, highlight=False, soft_wrap=True)
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Show lines whole, however long: paths and commands in them are to be copied."""
+    for line in lines:
+        out.print(plain(line), highlight=False, soft_wrap=True)
 
 
 def print_bill(bill: dict[str, Any]) -> None:

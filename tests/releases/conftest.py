@@ -57,7 +57,7 @@ IDENTITY = {
     "parameters": {"depth": 2},
     "grid": GRID.to_json(),
     "period": ["2020-01-05", "2020-01-25"],
-    "quarantined": {"bad": "truncated"},
+    "quarantined": {"bad": "band red: /home/me/archive/B04.tif: truncated"},
 }
 ABOUT = About(
     id="moss-of-the-alps",

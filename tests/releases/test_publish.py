@@ -204,6 +204,13 @@ def test_scenes_of_this_machine_are_told_by_their_names(cube, scenes, destinatio
     assert [scene.id for scene in SceneList.load(path).scenes] == [scenes.scenes[0].id]
 
 
+def test_no_folder_of_this_machine_is_told_of_bad_scenes(release: Release) -> None:
+    document = json.loads((Path(release.store) / "zarr.json").read_text())
+    told = document["attributes"]["alpage"]["quarantined"]
+    assert told == {"bad": "band red: B04.tif: truncated"}
+    assert "/home/me" not in json.dumps(document)
+
+
 def test_pystac_reaches_every_asset_from_the_pointer(release: Release) -> None:
     pointer = pystac.Collection.from_file(release.collection)
     assert set(pointer.assets) == {"day", "season", "series-day", "scenes", "preview"}

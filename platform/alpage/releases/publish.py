@@ -41,6 +41,7 @@ from alpage.releases.stac import (
     build_collection,
     pointer,
     public_href,
+    public_text,
 )
 
 
@@ -145,7 +146,15 @@ def _copy_store(shelf: Shelf, root: zarr.Group, contents: Contents, issue: Issue
 
     def amend(path: str, document: Mapping[str, Any]) -> dict[str, Any]:
         if not path:
-            return {**placed, "release": issue.release, "snapshot": issue.snapshot}
+            told = document["attributes"]["alpage"]
+            reasons = {name: public_text(why) for name, why in told["quarantined"].items()}
+            told = {**told, "quarantined": reasons}
+            return {
+                **placed,
+                "alpage": told,
+                "release": issue.release,
+                "snapshot": issue.snapshot,
+            }
         names = document.get("dimension_names") or ()
         return placed if path in calendars or tuple(names[-2:]) == ("y", "x") else {}
 

@@ -9,6 +9,7 @@ import datetime as dt
 import json
 import platform
 import posixpath
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -36,6 +37,7 @@ EXTENSIONS = {
         ("version", "1.2.0"),
     )
 }
+_FOLDERS = re.compile(r"(?<![\w/:.~-])/(?:[^/\s'\":]+/)*")
 ZARR = "application/vnd.zarr; version=3"
 PARQUET = "application/vnd.apache.parquet"
 JSON = "application/json"
@@ -163,6 +165,15 @@ def public_href(href: str) -> str:
         return local_path(href).name
     parts = urlsplit(href)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def public_text(text: str) -> str:
+    """Return a text in which files of this machine are told by their name alone.
+
+    >>> public_text("band red: /home/me/S2A/B04.tif: truncated, see https://example.org/a/b")
+    'band red: B04.tif: truncated, see https://example.org/a/b'
+    """
+    return _FOLDERS.sub("", text)
 
 
 def _moved(holder: Mapping[str, Any], release: str) -> dict[str, Any]:

@@ -141,8 +141,9 @@ def test_without_a_snow_line_or_an_elevation_pass_1_is_kept():
 
 
 def test_parameters_are_those_of_let_it_snow_and_refuse_unknown_keys():
+    # The side of coarse cells follows from the pixels' own: see tests/products/test_snow.py.
     assert tuple(LisParameters().model_dump().values()) == (
-        (0.40, 0.200, 0.15, 0.040, 100, 0.10, 0.10, 0.001, 0.300, 0.100, 12)
+        (0.40, 0.200, 0.15, 0.040, 100, 0.10, 0.10, 0.001, 0.300, 0.100, None)
     )
     with pytest.raises(ValidationError, match="extra"):
         LisParameters(ndsi=0.3)

@@ -235,9 +235,10 @@ def coarse_red(
 
     Cells of `factor` × `factor` pixels lie on the global pixel grid: `origin_yx` is the
     global row and column of element [0, 0], so the answer does not depend on the cut in
-    blocks once these carry `coarse_halo(factor)` more pixels. A cell is downsampled
-    bilinearly: weights fall linearly to 0 at `factor` pixels from its centre, and are
-    normalised over the pixels that have data. `red_dn` (t, y, x) with 0 = no data,
+    blocks once these carry `coarse_halo(factor)` more pixels. A cell is the bilinear
+    downsampling of GDAL where it reads into fewer pixels (its warper has another): weights
+    fall linearly to 0 at `factor` pixels from its centre, and are normalised over the pixels
+    that have data. `red_dn` (t, y, x) with 0 = no data,
     `gain` and `offset` one per date. NaN where no pixel has data.
 
     >>> dn = np.array([[[10, 10, 0, 0, 0, 0]]], dtype="uint16")

@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 def _split(value: Any) -> Any:
-    """Names as they are written in an environment variable: one after another, by commas."""
+    """Hosts and buckets as a variable has them: one after another, by commas, in any case."""
     if isinstance(value, str):
         return tuple(name.strip().lower() for name in value.split(",") if name.strip())
     return value

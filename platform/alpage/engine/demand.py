@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alpage.archive.sensors import QUALITY_BANDS
 from alpage.cube.ledger import BlockId
 from alpage.engine.cog import Window
 from alpage.engine.header import CogHeader, CogLevel
-from alpage.engine.inspect import SceneSource
+from alpage.engine.inspect import SceneSource, kernels_of
 from alpage.engine.positions import Block, are_parallel, source_of
 from alpage.engine.rasters import ELEVATION_KERNEL
 from alpage.engine.shared import Shared
@@ -100,8 +99,7 @@ def _add_imagery(
         for _, scenes in work.index.scenes(block.tile, block.block):
             for scene in scenes:
                 tiles_of[scene.id].append(number)
-    kernels: dict[str, Kernel] = {band.name: band.kernel for band in stage.bands}
-    kernels |= dict.fromkeys(QUALITY_BANDS, "nearest")
+    kernels = kernels_of(stage.bands)
     alike: dict[tuple[Kernel, object], list[tuple[CogHeader, list[int]]]] = defaultdict(list)
     for scene_id, tiles in tiles_of.items():
         source = sources[scene_id]

@@ -13,12 +13,12 @@ from numba import njit
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
-from alpage.archive.sensors import QUALITY, QUALITY_BANDS, SATURATION
+from alpage.archive.sensors import QUALITY, SATURATION
 from alpage.engine.cog import Reads, Request
 from alpage.engine.header import BadCog
-from alpage.engine.inspect import BandSource, SceneSource
+from alpage.engine.inspect import BandSource, SceneSource, kernels_of
 from alpage.engine.storage import ReadCounters
-from alpage.engine.warp import Kernel, Need, is_large, need, read_onto
+from alpage.engine.warp import Need, is_large, need, read_onto
 from alpage.errors import SceneError
 from alpage.product import Band
 from alpage.science.masks import Quality, qa_pixel_table, scl_table
@@ -129,8 +129,7 @@ class _Mosaic:
         self, bands: tuple[Band, ...], geobox: GeoBox, most_days: int, counters: ReadCounters
     ) -> None:
         self._names = tuple(band.name for band in bands)
-        self._kernels: dict[str, Kernel] = {band.name: band.kernel for band in bands}
-        self._kernels |= dict.fromkeys(QUALITY_BANDS, "nearest")
+        self._kernels = kernels_of(bands)
         self._geobox = geobox
         self._counters = counters
         self._shape: tuple[int, int] = geobox.shape.yx

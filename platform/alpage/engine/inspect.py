@@ -23,7 +23,7 @@ from alpage.engine.storage import ReadCounters, readers_for
 from alpage.engine.tiff import read_header
 from alpage.errors import SceneError, StorageError, UntrustedHref
 from alpage.grid import project
-from alpage.product import Band
+from alpage.product import Band, Kernel
 
 # Enough pixels for a percentile of a scene, few enough to be one or two requests.
 LOOK_PX = 400
@@ -74,6 +74,12 @@ class SceneSource:
 
 Damage = tuple[str, Window]
 """A band, and the window of its file that a block could not read."""
+
+
+def kernels_of(bands: Iterable[Band]) -> dict[str, Kernel]:
+    """Return how each band of a scene is resampled, by name: codes are never mixed."""
+    codes: dict[str, Kernel] = dict.fromkeys(QUALITY_BANDS, "nearest")
+    return {band.name: band.kernel for band in bands} | codes
 
 
 def inspect_scenes(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import shapely
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -32,6 +31,7 @@ from alpage.objectstore import on_s3, read_object
 from alpage.product import Product
 from alpage.redaction import CREDENTIALS_ELSEWHERE, names_user
 from alpage.surface import valid_surface
+from alpage.yamlfile import read_yaml
 
 ADDRESSES = {"address": ("tcp", "tls"), "gateway": ("https", "http")}
 BUILT_IN = ("vegetation", "snow", "lakes")
@@ -512,44 +512,8 @@ def read_study(path: str | Path) -> Study:
     Raises StudyError with one sentence that names the key.
     """
     path = Path(path)
-    try:
-        loader = yaml.SafeLoader(path.read_text())
-        root = loader.get_single_node()
-        _refuse_repeated_keys(root, path)
-        content = None if root is None else loader.construct_document(root)
-    except FileNotFoundError:
-        raise StudyError(f"study: there is no file {path}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise StudyError(
-            f"study: {path} is not readable YAML: {' '.join(str(error).split())}"
-        ) from error
+    content = read_yaml(path)
     return make_study(content, folder=path.resolve().parent)
-
-
-def _refuse_repeated_keys(root: yaml.Node | None, path: Path) -> None:
-    """Raises StudyError where a mapping has a key twice: YAML would take the last."""
-    # An anchor's node is met again at each of its aliases, which may stand within it.
-    waiting, met = [("", root)], set()
-    while waiting:
-        name, node = waiting.pop()
-        if not isinstance(node, yaml.CollectionNode) or id(node) in met:
-            continue
-        met.add(id(node))
-        if isinstance(node, yaml.SequenceNode):
-            waiting += [(f"{name}{number}.", one) for number, one in enumerate(node.value)]
-            continue
-        lines: dict[str, int] = {}
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            line = key.start_mark.line + 1
-            if key.value in lines:
-                raise StudyError(
-                    f"{name}{key.value}: expected once, {path} has it in line {lines[key.value]} "
-                    f"and again in line {line}; keep one"
-                )
-            lines[key.value] = line
-            waiting.append((f"{name}{key.value}.", value))
 
 
 def make_study(content: Any, *, folder: Path | None = None) -> Study:

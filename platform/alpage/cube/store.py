@@ -22,9 +22,9 @@ from alpage.errors import CubeBusy, CubeError, StorageError
 from alpage.objectstore import reason, touch
 
 MAIN = "main"
-FIRST_OBJECTS = frozenset(
-    ("snapshots/1CECHNKREP0F1RSTCMT0", "transactions/1CECHNKREP0F1RSTCMT0", "repo")
-)
+FIRST_SNAPSHOT = "1CECHNKREP0F1RSTCMT0"
+"""Of every repository of Icechunk: when it was written is when the cube was made."""
+FIRST_OBJECTS = frozenset((f"snapshots/{FIRST_SNAPSHOT}", f"transactions/{FIRST_SNAPSHOT}", "repo"))
 """What Icechunk writes until there is a repository: a run makes one now, or was killed there."""
 STAGED = re.compile(r"#\d+$")
 """How the name of a local file ends that is still being written."""
@@ -85,7 +85,10 @@ class CubeStore:
 
         Writes nothing. A cube that another run makes at this moment is none of them.
         """
+        if cls.exists(url):
+            return
         is_taken = any(STAGED.sub("", name) not in FIRST_OBJECTS for name in names_in(url))
+        # Another run may have made it while its objects were looked at.
         if is_taken and not cls.exists(url):
             raise StorageError(
                 f"cube: expected nothing at {url} yet, it holds other objects; name another place"

@@ -23,7 +23,7 @@ import zarr
 from alpage.archive.scene import describe
 from alpage.archive.scenes import SceneList
 from alpage.cube.place import is_local
-from alpage.cube.store import CubeStore
+from alpage.cube.store import FIRST_SNAPSHOT, CubeStore
 from alpage.errors import CubeBusy, StorageError
 from alpage.objectstore import on_s3, touch
 from alpage.releases.contents import Contents, read_contents
@@ -103,7 +103,7 @@ def publish_on(
     root = cube.read(snapshot=snapshot)
     created = cube.repository.lookup_snapshot(snapshot).written_at.astimezone(dt.UTC)
     name = release_name(created, snapshot)
-    origin = _origin(cube, snapshot)
+    origin = _origin(cube)
     current = _current(shelf, about, origin)
     collection = shelf.read_json(f"{name}/{COLLECTION}")
     written = collection is None
@@ -196,9 +196,9 @@ def _public(item: Mapping[str, Any]) -> dict[str, Any]:
     return copy
 
 
-def _origin(cube: CubeStore, snapshot: str) -> dict[str, str]:
+def _origin(cube: CubeStore) -> dict[str, str]:
     """What tells a cube from others: one that was moved keeps when, one made anew keeps where."""
-    *_, first = cube.repository.ancestry(snapshot_id=snapshot)
+    first = cube.repository.lookup_snapshot(FIRST_SNAPSHOT)
     return {
         "made": f"{first.written_at.astimezone(dt.UTC):%Y-%m-%dT%H:%M:%S.%fZ}",
         "place": hashlib.sha256(cube.url.encode()).hexdigest()[:16],

@@ -20,10 +20,10 @@ from alpage.engine.positions import Block, are_parallel, source_of
 from alpage.engine.rasters import ELEVATION_KERNEL
 from alpage.engine.shared import Shared
 from alpage.engine.storage import MERGE_GAP
-from alpage.engine.warp import Kernel, needed_window
+from alpage.engine.warp import needed_window
 from alpage.engine.work import Work
 from alpage.grid import Grid
-from alpage.product import Context, Observe
+from alpage.product import Context, Kernel, Observe
 
 Windows = NDArray[np.int64]
 """(n, 4): row, column, height and width of each, in pixels of the file; may leave the image."""

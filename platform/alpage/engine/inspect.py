@@ -4,7 +4,7 @@ What is found here does not depend on how the cube is cut: a scene is usable
 whole or it is quarantined by name.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -49,8 +49,8 @@ class SceneSource:
 
     id: str
     day: np.datetime64
-    overpass: str
-    """Which of the day's passes it is part of: those of one pass saw the same clouds."""
+    overpass: Hashable
+    """Equal for scenes of one pass, which saw the same clouds."""
     quality_kind: str
     bands: Mapping[str, BandSource]
     """By common name, those of quality among them."""
@@ -61,7 +61,7 @@ class SceneSource:
         return cls(
             scene.id,
             np.datetime64(scene.solar_day, "D"),
-            f"{scene.platform} {scene.orbit}",
+            scene.group,
             SENSORS[scene.sensor].quality_kind,
             bands,
         )

@@ -15,8 +15,9 @@ from alpage.engine.header import BadCog, CogHeader
 from alpage.engine.positions import project
 from alpage.engine.storage import ReadCounters
 from alpage.engine.tiff import read_header
-from alpage.engine.warp import Kernel, read_onto
+from alpage.engine.warp import read_onto
 from alpage.errors import StudyError
+from alpage.product import Kernel
 
 ELEVATION_KERNEL: Kernel = "bilinear"
 COUNTED_PX = 1024

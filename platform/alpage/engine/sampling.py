@@ -7,16 +7,17 @@ block it is computed.
 """
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from alpage.product import Kernel
+
 STEPS = 4096
 """Positions in a pixel: they are off by 1/8192 of a pixel at most, a millimetre at 10 m."""
 
-Kernel = Literal["nearest", "average", "bilinear", "cubic"]
 CODES: dict[Kernel, int] = {"nearest": 0, "average": 1, "bilinear": 2, "cubic": 3}
 _AVERAGE, _BILINEAR = 1, 2
 

@@ -31,12 +31,12 @@ from alpage.engine.positions import (
     scale,
     source_of,
 )
-from alpage.engine.sampling import STEPS, Kernel, Positions, reach, sample
+from alpage.engine.sampling import STEPS, Positions, reach, sample
 from alpage.engine.storage import ReadCounters
+from alpage.product import Kernel
 from alpage.redaction import safe_name
 
 __all__ = [
-    "Kernel",
     "Need",
     "Placement",
     "is_large",

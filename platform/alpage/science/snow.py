@@ -238,8 +238,8 @@ def coarse_red(
     blocks once these carry `coarse_halo(factor)` more pixels. A cell is the bilinear
     downsampling of GDAL where it reads into fewer pixels (its warper has another): weights
     fall linearly to 0 at `factor` pixels from its centre, and are normalised over the pixels
-    that have data. `red_dn` (t, y, x) with 0 = no data,
-    `gain` and `offset` one per date. NaN where no pixel has data.
+    that have data. `red_dn` (t, y, x) with 0 = no data, `gain` and `offset` one per date. NaN
+    where no pixel has data.
 
     >>> dn = np.array([[[10, 10, 0, 0, 0, 0]]], dtype="uint16")
     >>> coarse_red(dn, np.ones(1), np.zeros(1), factor=2, origin_yx=(0, 0))

@@ -149,6 +149,15 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield path
 
 
+def changed(study: Path, folder: Path, **changes: Any) -> Path:
+    """The study with some keys changed, and its products, in another folder."""
+    for name in ("mean_ndvi.py", "monthly_ndvi.py"):
+        shutil.copyfile(study.parent / name, folder / name)
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(study.read_text()) | changes))
+    return path
+
+
 @pytest.mark.parametrize("verb", ["history", "rollback"])
 def test_an_address_with_a_password_is_refused_and_not_told_back(call: Any, verb: str) -> None:
     told = call(verb, "s3://me:hunter2@bucket/cube")
@@ -263,11 +272,7 @@ main()
 def test_ctrl_c_while_workers_start_is_one_sentence(
     study: Path, tmp_path: Path, after_s: float
 ) -> None:
-    content = yaml.safe_load(study.read_text()) | {"cluster": {"workers": 2}}
-    for name in ("mean_ndvi.py", "monthly_ndvi.py"):
-        shutil.copyfile(study.parent / name, tmp_path / name)
-    path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump(content))
+    path = changed(study, tmp_path, cluster={"workers": 2})
     process = subprocess.Popen(
         [sys.executable, "-c", RUN_IN_A_TERMINAL, path],
         stderr=subprocess.PIPE,
@@ -293,11 +298,7 @@ def test_ctrl_c_while_workers_start_is_one_sentence(
 def test_a_bill_beyond_a_limit_is_shown_all_the_same(
     call: Any, study: Path, tmp_path: Path
 ) -> None:
-    content = yaml.safe_load(study.read_text()) | {"limits": {"blocks": 1}}
-    for name in ("mean_ndvi.py", "monthly_ndvi.py"):
-        shutil.copyfile(study.parent / name, tmp_path / name)
-    path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump(content))
+    path = changed(study, tmp_path, limits={"blocks": 1})
     told = call("plan", path, "--json")
     assert told.code == 1
     assert json.loads(told.out)["blocks_to_do"] > 1
@@ -326,10 +327,7 @@ def test_a_folder_of_something_else_is_no_place_for_a_cube(
 ) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
-    for name in ("mean_ndvi.py", "monthly_ndvi.py"):
-        shutil.copyfile(study.parent / name, folder / name)
-    path = folder / "study.yaml"
-    path.write_text(yaml.safe_dump(yaml.safe_load(study.read_text()) | {"cube": "."}))
+    path = changed(study, folder, cube=".")
     before = sorted(tmp_path.rglob("*"))
     told = call(verb, path)
     assert (told.code, told.out) == (1, "")

@@ -12,22 +12,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-import rasterio
 import xarray as xr
-from affine import Affine
 from numpy.typing import NDArray
 from rasterio.transform import array_bounds
 from rasterio.warp import transform_bounds
 
 from alpage import verbs
 from alpage.cube.reader import open_cube
+from alpage.simulate.files import write_cog
+from alpage.simulate.spec import Tile
 from alpage.study import Study, make_study
 
 SIZE = 96
-CRS = "EPSG:32632"
-CORNER = Affine.translation(500_010, 4_999_995)
-PLACE = CORNER * Affine.scale(30, -30)
-BBOX = transform_bounds(CRS, "EPSG:4326", *array_bounds(SIZE, SIZE, PLACE))
+TILE = Tile("32TNQ", 32632, 500_010, 4_999_995, 3 * SIZE, 3 * SIZE)
+BBOX = transform_bounds(TILE.crs, "EPSG:4326", *array_bounds(*TILE.shape, TILE.transform()))
 CLEAR, FILL, DILATED, CIRRUS, CLOUD, SHADOW = 21824, 1, 21826, 54724, 22280, 23888
 SATURATED_RED, CIRRUS_BAND, OCCLUDED = 1 << 3, 1 << 8, 1 << 11
 Pixels = dict[str, NDArray[Any]]
@@ -41,12 +39,12 @@ class Archive:
     pixels: dict[str, Pixels] = field(default_factory=dict)
     """By day, those of Landsat by asset."""
 
-    def add(self, name: str, pixel_m: int, item: dict[str, Any], arrays: Pixels) -> None:
+    def add(self, name: str, item: dict[str, Any], arrays: Pixels) -> None:
         """Write a scene's files and its item, and name it in the collection."""
         assets = {}
         for asset, array in arrays.items():
             path = self.folder / f"{name}_{asset}.TIF"
-            _write_cog(path, array, pixel_m, nodata=1 if asset == "qa_pixel" else 0)
+            write_cog(path, array, TILE, 128, nodata=1 if asset == "qa_pixel" else 0)
             assets[asset] = {"href": path.name}
         west, south, east, north = BBOX
         ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
@@ -59,7 +57,7 @@ class Archive:
             "assets": assets,
             "links": [],
         }
-        item["properties"]["proj:epsg"] = 32632
+        item["properties"]["proj:epsg"] = TILE.epsg
         (self.folder / f"{name}.json").write_text(json.dumps(item))
         links = [
             {"rel": "item", "href": f"./{path.name}"}
@@ -84,7 +82,7 @@ class Archive:
         """Write a scene of Landsat 8, taken at ten past ten."""
         properties = {"datetime": f"{day}T10:10:00Z", "platform": "LANDSAT_8"}
         name = f"LC08_L2SP_193029_{day.replace('-', '')}_20200824_02_T1"
-        self.add(name, 30, {"collection": "landsat-c2l2-sr", "properties": properties}, arrays)
+        self.add(name, {"collection": "landsat-c2l2-sr", "properties": properties}, arrays)
         self.pixels[day] = arrays
 
     def add_sentinel(self, day: str, arrays: Pixels) -> None:
@@ -94,8 +92,8 @@ class Archive:
             "platform": "sentinel-2a",
             "s2:processing_baseline": "02.14",
         }
-        name = f"S2A_32TNQ_{day.replace('-', '')}_0_L2A"
-        self.add(name, 10, {"collection": "sentinel-2-l2a", "properties": properties}, arrays)
+        name = f"S2A_{TILE.mgrs}_{day.replace('-', '')}_0_L2A"
+        self.add(name, {"collection": "sentinel-2-l2a", "properties": properties}, arrays)
 
     def study(self, cube: Path, scheduler: str, **changed: Any) -> Study:
         """NDVI of every date."""
@@ -108,25 +106,6 @@ class Archive:
             "cluster": {"kind": "address", "address": scheduler},
         }
         return make_study(content | changed)
-
-
-def _write_cog(path: Path, array: NDArray[Any], pixel_m: int, nodata: int) -> None:
-    height, width = array.shape
-    with rasterio.open(
-        path,
-        "w",
-        driver="COG",
-        height=height,
-        width=width,
-        count=1,
-        dtype=array.dtype,
-        crs=CRS,
-        transform=CORNER * Affine.scale(pixel_m, -pixel_m),
-        nodata=nodata,
-        compress="deflate",
-        blocksize=128,
-    ) as image:
-        image.write(array, 1)
 
 
 def _pixels(seed: int) -> Pixels:
@@ -164,7 +143,7 @@ def _ndvi(study: Study, pixel_m: int) -> xr.DataArray:
     """What a cube holds of the place of all scenes."""
     found = open_cube(study.cube).sel_observed("day")["ndvi"]
     centres = np.arange(SIZE * 30 // pixel_m) + 0.5
-    x, y = CORNER * Affine.scale(pixel_m, -pixel_m) * (centres, centres)
+    x, y = TILE.transform(pixel_m) * (centres, centres)
     return found.sel(x=x, y=y, method="nearest", tolerance=0.1)
 
 

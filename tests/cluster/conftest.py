@@ -104,6 +104,14 @@ def pytest_testnodedown(node: Any) -> None:
     FIGURES.update(getattr(node, "workeroutput", {}).get("figures", {}))
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Say at once what failed, and why: a session that is cut short has no summary."""
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        crash = getattr(report.longrepr, "reprcrash", None)
+        why = report.longreprtext if crash is None else crash.message
+        sys.stderr.write(f"\n{report.when} of {report.nodeid} failed: {why}\n")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Tell what took how long."""
     for what, seconds in FIGURES.items():

@@ -25,6 +25,7 @@ import zarr
 from matplotlib import image
 from obstore.store import MemoryStore
 from rasterio.errors import RasterioIOError
+from zarr.core.buffer import default_buffer_prototype
 
 from alpage.archive.scene import describe
 from alpage.archive.scenes import SceneList
@@ -78,16 +79,21 @@ def test_values_are_those_that_were_stored(cube, release: Release) -> None:
     np.testing.assert_allclose(ndvi[filled], cube.ndvi[filled] * 1e-4, rtol=1e-12)
 
 
-def test_shards_codecs_and_fill_are_the_cubes_own(cube, release: Release) -> None:
-    ours = cube.store.read(snapshot=cube.second)["day/ndvi"].metadata.to_dict()
-    theirs = zarr.open_array(f"{release.store}/day/ndvi", mode="r").metadata.to_dict()
+def test_what_is_time_first_in_the_cube_is_copied_byte_by_byte(cube, release: Release) -> None:
+    ours = cube.store.read(snapshot=cube.second)
+    theirs = zarr.open_group(release.store, mode="r")
     for key in ("shape", "codecs", "fill_value", "chunk_grid", "data_type"):
-        assert theirs[key] == ours[key], key
+        told = theirs["season/duration"].metadata.to_dict()[key]
+        assert told == ours["season/duration"].metadata.to_dict()[key], key
+    key = "season/duration/c/0/0/0"
+    stored = asyncio.run(ours.store.get(key, default_buffer_prototype()))
+    assert stored is not None
+    assert (Path(release.store) / key).read_bytes() == stored.to_bytes()
 
 
 def test_the_ledger_stays_behind(release: Release) -> None:
     names = {path.name for path in Path(release.store).iterdir()}
-    assert names == {"day", "season", "zarr.json", "zones"}
+    assert names == {"day", "maps", "season", "zarr.json", "zones"}
 
 
 def test_rioxarray_places_it(release: Release) -> None:
@@ -98,7 +104,9 @@ def test_rioxarray_places_it(release: Release) -> None:
 
 
 def test_every_node_follows_the_conventions(release: Release) -> None:
-    for path in ("", "day", "day/ndvi", "day/state", "season", "season/duration"):
+    layers = ("day", "day/ndvi", "day/state", "season", "season/duration")
+    maps = ("maps/day", "maps/season", "maps/day/0", "maps/day/0/ndvi", "maps/season/0/duration")
+    for path in ("", *layers, *maps):
         document = json.loads((Path(release.store) / path / "zarr.json").read_text())
         validate_node(document)
     time = json.loads((Path(release.store) / "day/time/zarr.json").read_text())
@@ -141,6 +149,7 @@ def test_consolidated_metadata_hold_every_node(release: Release) -> None:
     document = json.loads((Path(release.store) / "zarr.json").read_text())
     nodes = document["consolidated_metadata"]["metadata"]
     assert {"day/ndvi", "season/duration", "zones/day/mean_ndvi", "day/spatial_ref"} <= set(nodes)
+    assert {"maps", "maps/day", "maps/day/0/ndvi", "maps/day/0/time"} <= set(nodes)
     assert not any(node.startswith("ledger") for node in nodes)
 
 
@@ -213,7 +222,8 @@ def test_no_folder_of_this_machine_is_told_of_bad_scenes(release: Release) -> No
 
 def test_pystac_reaches_every_asset_from_the_pointer(release: Release) -> None:
     pointer = pystac.Collection.from_file(release.collection)
-    assert set(pointer.assets) == {"day", "season", "series-day", "scenes", "preview"}
+    maps = {"maps-day", "maps-season"}
+    assert set(pointer.assets) == {"day", "season", "series-day", "scenes", "preview"} | maps
     for asset in pointer.assets.values():
         href = asset.get_absolute_href()
         assert href is not None
@@ -285,7 +295,9 @@ def test_the_newest_is_what_readers_open(cube, destination: str) -> None:
         assert int((dataset["observed"] > 0).sum()) == 1
 
 
-@pytest.mark.parametrize("step", ["_copy_store", "_write_tables", "draw_preview", "_switch"])
+@pytest.mark.parametrize(
+    "step", ["_copy_store", "write_maps", "_write_tables", "draw_preview", "_switch"]
+)
 def test_a_crash_leaves_readers_where_they_were(
     cube, scenes, destination: str, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:

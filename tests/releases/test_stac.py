@@ -12,7 +12,8 @@ from pystac.errors import STACValidationError
 
 from alpage.grid import Grid
 from alpage.releases.contents import read_contents
-from alpage.releases.geozarr import geozarr_attributes
+from alpage.releases.geozarr import geozarr_attributes, multiscales_attributes
+from alpage.releases.pyramid import levels
 from alpage.releases.stac import About, Issue, build_collection, pointer
 from alpage.releases.validate import validate_collection, validate_node
 
@@ -114,12 +115,16 @@ def test_assets_are_groups_tables_and_the_preview(collection: dict[str, Any]) ->
     assets = collection["assets"]
     assert {key: asset["href"] for key, asset in assets.items()} == {
         "day": "./cube.zarr/day",
+        "maps-day": "./cube.zarr/maps/day",
         "season": "./cube.zarr/season",
+        "maps-season": "./cube.zarr/maps/season",
         "series-day": "./series-day.parquet",
         "scenes": "./scenes.parquet",
         "preview": "./preview.png",
     }
     assert assets["day"]["type"] == "application/vnd.zarr; version=3"
+    assert assets["maps-day"]["type"] == "application/vnd.zarr; version=3; profile=multiscales"
+    assert assets["maps-day"]["bands"] == assets["day"]["bands"]
     assert assets["scenes"]["type"] == "application/vnd.apache.parquet"
     assert assets["day"]["bands"][0] == {
         "name": "ndvi",
@@ -208,3 +213,29 @@ def test_a_crs_without_a_code_is_told_as_wkt(cube) -> None:
 def test_the_conventions_are_really_asked(cube, changes: dict[str, object]) -> None:
     with pytest.raises(jsonschema.ValidationError):
         validate_node(node(read_contents(cube.store.read()).grid, "array", **changes))
+
+
+def pyramid_node(cube, **changes: object) -> dict[str, Any]:
+    grid = Grid.from_json({**read_contents(cube.store.read()).grid.to_json(), "shape_yx": [600, 9]})
+    attributes = multiscales_attributes(levels(grid), "average")
+    attributes["multiscales"] |= changes
+    return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+
+
+def test_a_pyramid_satisfies_its_schema(cube) -> None:
+    validate_node(pyramid_node(cube))
+    with pytest.raises(jsonschema.ValidationError):
+        validate_node({**pyramid_node(cube), "node_type": "array"})
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        pytest.param([], id="empty"),
+        pytest.param([{"asset": "../0"}], id="outside"),
+        pytest.param([{"asset": "0"}, {"asset": "1", "derived_from": "0"}], id="transform"),
+    ],
+)
+def test_what_is_no_pyramid_is_refused(cube, layout: list[dict[str, str]]) -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        validate_node(pyramid_node(cube, layout=layout))

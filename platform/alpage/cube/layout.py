@@ -18,11 +18,11 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
-from zarr.codecs import BytesCodec, ZstdCodec
+from zarr.codecs import ZstdCodec
 
 from alpage.cube.axes import Axis, axes_to_json
 from alpage.cube.cf import coordinate_attributes, grid_mapping_attributes, layer_attributes
-from alpage.cube.shards import DAYS, Shards, ShardShape, compressor, inner_chunk
+from alpage.cube.shards import DAYS, Shards, ShardShape, create_layer, inner_chunk
 from alpage.grid import Grid
 from alpage.product import Gather, Layer, Observe, Product, Summarise, Table, Zone
 from alpage.timeaxis import Calendar
@@ -186,8 +186,8 @@ def _rewrite_time(group: zarr.Group, axis: Axis) -> None:
     group["time"][:] = days
 
 
-def _write_coordinates(group: zarr.Group, grid: Grid, axis: Axis) -> None:
-    _write_time(group, axis)
+def write_ground(group: zarr.Group, grid: Grid) -> None:
+    """Write into a group where the pixels of a grid lie: y, x and spatial_ref."""
     for name, values in (("y", grid.y), ("x", grid.x)):
         group.create_array(
             name,
@@ -199,6 +199,11 @@ def _write_coordinates(group: zarr.Group, grid: Grid, axis: Axis) -> None:
     group.create_array(
         "spatial_ref", data=np.array(0, dtype="int32"), attributes=grid_mapping_attributes(grid)
     )
+
+
+def _write_coordinates(group: zarr.Group, grid: Grid, axis: Axis) -> None:
+    _write_time(group, axis)
+    write_ground(group, grid)
     if axis.calendar is Calendar.DAY:
         group.create_array(
             "observed",
@@ -234,19 +239,8 @@ def _write_time(group: zarr.Group, axis: Axis) -> None:
 
 
 def _create_layer(group: zarr.Group, layout: Layout, layer: Layer, axis: Axis) -> None:
-    shape = layout.shard_shape(layer)
-    group.create_array(
-        layer.name,
-        shape=(len(axis.span), *layout.grid.shape_yx),
-        shards=shape.shard,
-        chunks=shape.inner,
-        dtype=layer.dtype,
-        fill_value=layer.fill,
-        serializer=BytesCodec(endian="little"),
-        compressors=compressor(),
-        dimension_names=("time", "y", "x"),
-        attributes=layer_attributes(layer),
-    )
+    shape_tyx = (len(axis.span), *layout.grid.shape_yx)
+    create_layer(group, layer.name, shape_tyx, layout.shard_shape(layer), layer_attributes(layer))
 
 
 def _create_ledger(root: zarr.Group, layout: Layout, step: str, axis: Axis) -> None:

@@ -6,9 +6,9 @@ What is written is plain Zarr v3 (`sharding_indexed`, `bytes`, `zstd`): every re
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
@@ -46,15 +46,15 @@ def compressor() -> ZstdCodec:
     return ZstdCodec(level=LEVEL, checksum=False)
 
 
-def inner_chunk(size: int) -> int:
-    """Return the side of the inner chunks of a shard: the largest divisor up to 128.
+def inner_chunk(size: int, most: int = 128) -> int:
+    """Return the side of the inner chunks of a shard: the largest divisor up to `most`.
 
-    A size with no divisor from 64 to 128 is kept whole.
+    A size with no divisor from half of that on is kept whole.
 
-    >>> inner_chunk(512), inner_chunk(64), inner_chunk(131)
-    (128, 64, 131)
+    >>> inner_chunk(512), inner_chunk(64), inner_chunk(131), inner_chunk(512, 256)
+    (128, 64, 131, 256)
     """
-    return next((n for n in range(min(size, 128), 63, -1) if size % n == 0), size)
+    return next((n for n in range(min(size, most), most // 2 - 1, -1) if size % n == 0), size)
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,57 @@ def check_encoding(array: zarr.Array, shape: ShardShape) -> None:
         )
 
 
+def create_layer(
+    group: zarr.Group,
+    name: str,
+    shape_tyx: tuple[int, int, int],
+    cut: ShardShape,
+    attributes: Mapping[str, Any],
+) -> None:
+    """Create the empty array of a layer, cut and encoded as shards are here."""
+    group.create_array(
+        name,
+        shape=shape_tyx,
+        shards=cut.shard,
+        chunks=cut.inner,
+        dtype=cut.dtype,
+        fill_value=cut.fill,
+        serializer=BytesCodec(endian="little"),
+        compressors=compressor(),
+        dimension_names=("time", "y", "x"),
+        attributes=dict(attributes),
+    )
+
+
+class _Packed:
+    """The encoded inner chunks of one shard, and the index that tells where they are."""
+
+    def __init__(self, shape: ShardShape) -> None:
+        self._index = np.full((*shape.chunks, 2), ABSENT, dtype="<u8")
+        # Grows in place; parts to be joined would be held, and copied, once more.
+        self._data = bytearray()
+
+    def put(self, place: Place, chunk: Array) -> None:
+        """Encode an inner chunk into its place among those of the shard."""
+        encoded = imagecodecs.zstd_encode(chunk, level=LEVEL)
+        self._index[place] = len(self._data), len(encoded)
+        self._data += encoded
+
+    def finish(self) -> bytearray | None:
+        """Return the shard, None where it holds nothing. Nothing is added afterwards."""
+        if not self._data:
+            return None
+        index = self._index.tobytes()
+        self._data += index + google_crc32c.value(index).to_bytes(CRC_BYTES, "little")
+        return self._data
+
+
 class ShardWriter:
     """One shard in the making: days come in order, inner chunks are encoded as they fill."""
 
     def __init__(self, shape: ShardShape) -> None:
         self.shape = shape
-        self._index = np.full((*shape.chunks, 2), ABSENT, dtype="<u8")
-        # Grows in place; parts to be joined would be held, and copied, once more.
-        self._data = bytearray()
+        self._packed = _Packed(shape)
         self._pending: list[tuple[int, Array]] = []
         self._chunk = np.full(shape.inner, shape.fill, dtype=shape.dtype)
 
@@ -121,11 +164,7 @@ class ShardWriter:
     def finish(self) -> bytearray | None:
         """Return the shard, None where it holds nothing but fill. Nothing is added afterwards."""
         self._flush()
-        if not self._data:
-            return None
-        index = self._index.tobytes()
-        self._data += index + google_crc32c.value(index).to_bytes(CRC_BYTES, "little")
-        return self._data
+        return self._packed.finish()
 
     def _flush(self) -> None:
         if not self._pending:
@@ -138,7 +177,7 @@ class ShardWriter:
             for x in range(-(-width // wide)):
                 cut = np.s_[y * high : (y + 1) * high, x * wide : (x + 1) * wide]
                 parts = [values[cut] for _, values in self._pending]
-                if any(_holds(part, self.shape.fill) for part in parts):
+                if any(holds(part, self.shape.fill) for part in parts):
                     self._put(row, y, x, offsets, parts)
         self._pending.clear()
 
@@ -146,10 +185,55 @@ class ShardWriter:
         rows, columns = parts[0].shape
         for offset, part in zip(offsets, parts, strict=True):
             self._chunk[offset, :rows, :columns] = part
-        encoded = imagecodecs.zstd_encode(self._chunk, level=LEVEL)
+        self._packed.put((t, y, x), self._chunk)
         self._chunk[np.asarray(offsets)] = self.shape.fill
-        self._index[t, y, x] = len(self._data), len(encoded)
-        self._data += encoded
+
+
+def shape_of(array: zarr.Array) -> ShardShape:
+    """Return how the array of a layer is cut."""
+    dtype = array.dtype.newbyteorder("<")
+    return ShardShape(array.shards, array.chunks, dtype, int(array.fill_value))
+
+
+def time_first(shape: ShardShape) -> ShardShape:
+    """Return a shape whose inner chunks hold all time steps of a shard, in narrower squares.
+
+    Of no more pixels than a daily layer's, so that a series is one inner chunk a shard. A shape
+    whose inner chunks are that long already, or have no narrower squares, is returned as it is.
+
+    >>> shape = ShardShape((192, 512, 512), (32, 128, 128), np.dtype("int16"), -1)
+    >>> time_first(shape).inner
+    (192, 64, 64)
+    """
+    (length, *_), (steps, side, _) = shape.shard, shape.inner
+    most = math.isqrt(DAYS * 128**2 // length)
+    narrower = inner_chunk(side, most)
+    if steps == length or narrower > most:
+        return shape
+    return replace(shape, inner=(length, narrower, narrower))
+
+
+def recut(key: str, content: bytes, old: ShardShape, new: ShardShape) -> bytearray | None:
+    """Return the shard of a key in the inner chunks of its `time_first` shape: the same pixels.
+
+    None where it holds nothing but fill. Raises CubeError for a damaged index.
+    """
+    index = _index_of(key, memoryview(content)[-old.index_bytes :], old)
+    packed = _Packed(new)
+    (steps, high, wide), side = old.inner, new.inner[1]
+    for y, x in np.ndindex(*old.chunks[1:]):
+        if (index[:, y, x, 0] == ABSENT).all():
+            continue
+        column = np.full((new.inner[0], high, wide), old.fill, dtype=old.dtype)
+        for t, (offset, size) in enumerate(index[:, y, x]):
+            if offset != ABSENT:
+                _decode_into(column[t * steps : (t + 1) * steps], content, int(offset), int(size))
+        for row, at in np.ndindex(high // side, wide // side):
+            cut = np.s_[:, row * side : (row + 1) * side, at * side : (at + 1) * side]
+            chunk = np.ascontiguousarray(column[cut])
+            if holds(chunk.reshape(-1, side), old.fill):
+                packed.put((0, y * (high // side) + row, x * (wide // side) + at), chunk)
+    return packed.finish()
 
 
 @dataclass(frozen=True)
@@ -250,9 +334,8 @@ class Shards:
         steps, high, wide = self.shape.inner
         chunk = np.empty(self.shape.inner, dtype=self.shape.dtype)
         for at, y, x in np.argwhere(found.held):
-            start = int(found.offsets[at, y, x])
-            piece = found.data[start : start + int(found.sizes[at, y, x])]
-            imagecodecs.zstd_decode(piece, out=chunk.reshape(-1).view(np.uint8).data)
+            place = int(found.offsets[at, y, x]), int(found.sizes[at, y, x])
+            _decode_into(chunk, found.data, *place)
             wanted = slots // steps == found.rows[at]
             cut = np.s_[y * high : (y + 1) * high, x * wide : (x + 1) * wide]
             for slot, target in zip(slots[wanted] % steps, targets[wanted], strict=True):
@@ -267,6 +350,12 @@ class Shards:
         return "/".join([self._path, "c", *map(str, place)])
 
 
+def _decode_into(out: Array, data: bytes | memoryview, start: int, size: int) -> None:
+    """Decode the inner chunk that lies at a place of some data into a contiguous array."""
+    piece = memoryview(data)[start : start + size]
+    imagecodecs.zstd_decode(piece, out=out.reshape(-1).view(np.uint8).data)
+
+
 def _index_of(key: str, tail: memoryview, shape: ShardShape) -> NDArray[np.uint64]:
     body = bytes(tail[:-CRC_BYTES])
     if google_crc32c.value(body) != int.from_bytes(tail[-CRC_BYTES:], "little"):
@@ -275,8 +364,8 @@ def _index_of(key: str, tail: memoryview, shape: ShardShape) -> NDArray[np.uint6
 
 
 @njit(cache=True, nogil=True)
-def _holds(values: Any, fill: int) -> bool:
-    """Whether anything but fill is there."""
+def holds(values: Any, fill: int) -> bool:
+    """Tell whether anything but fill is among values (y, x)."""
     for row in values:
         for value in row:
             if value != fill:

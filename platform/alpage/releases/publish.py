@@ -2,7 +2,7 @@
 
     <destination>/collection.json              what readers open: the newest release's Collection
     <destination>/<release>/collection.json    written last of its prefix: without it, not whole
-    <destination>/<release>/cube.zarr          layers and series, plain Zarr v3
+    <destination>/<release>/cube.zarr          layers, their maps, and series, plain Zarr v3
     <destination>/<release>/*.parquet, *.png   series, scenes, preview
 
 A release's name follows from its snapshot, so that a publication that was cut
@@ -27,14 +27,16 @@ from alpage.cube.store import FIRST_SNAPSHOT, CubeStore
 from alpage.errors import CubeBusy, StorageError
 from alpage.objectstore import on_s3, touch
 from alpage.releases.contents import Contents, read_contents
-from alpage.releases.copy import copy_groups
+from alpage.releases.copy import METADATA, consolidated, copy_groups
 from alpage.releases.geozarr import geozarr_attributes
 from alpage.releases.naming import COLLECTION, release_name
 from alpage.releases.preview import draw_preview
+from alpage.releases.pyramid import write_maps
 from alpage.releases.series import write_series
 from alpage.releases.shelf import Shelf, shelf_at
 from alpage.releases.stac import (
     CUBE,
+    MAPS,
     STORE,
     About,
     Issue,
@@ -158,7 +160,19 @@ def _copy_store(shelf: Shelf, root: zarr.Group, contents: Contents, issue: Issue
         names = document.get("dimension_names") or ()
         return placed if path in calendars or tuple(names[-2:]) == ("y", "x") else {}
 
-    copy_groups(root, contents.top_groups, shelf, f"{issue.release}/{STORE}", amend)
+    target = f"{issue.release}/{STORE}"
+    layers = tuple(
+        f"{group.path}/{one.name}" for group in contents.layers for one in group.variables
+    )
+    documents = copy_groups(root, contents.top_groups, layers, shelf, target, amend)
+    maps = write_maps(root, contents, shelf, target)
+    # Each pyramid by itself too, as its convention has it; the root comes last.
+    whole = {f"{MAPS}/{group.path}" for group in contents.layers}
+    documents |= maps
+    for key in maps:
+        path = key.removesuffix(METADATA).strip("/")
+        shelf.put(f"{target}/{key}", consolidated(maps, path) if path in whole else maps[key])
+    shelf.put(f"{target}/{METADATA}", consolidated(documents))
 
 
 def _write_tables(

@@ -26,6 +26,8 @@ from alpage.releases.naming import COLLECTION
 from alpage.timeaxis import Calendar
 
 STORE = "cube.zarr"
+MAPS = "maps"
+"""Group of the store that holds a pyramid of each group of layers."""
 CUBE = "alpage:cube"
 """Key of what tells a cube from others of its name."""
 EXTENSIONS = {
@@ -39,6 +41,7 @@ EXTENSIONS = {
 }
 _FOLDERS = re.compile(r"(?<![\w/:.~-])/(?:[^/\s'\":]+/)*")
 ZARR = "application/vnd.zarr; version=3"
+PYRAMID = f"{ZARR}; profile=multiscales"
 PARQUET = "application/vnd.apache.parquet"
 JSON = "application/json"
 SOFTWARE = ("alpage", "icechunk", "numba", "numpy", "zarr")
@@ -228,7 +231,15 @@ def _providers(contents: Contents, about: About, issue: Issue) -> list[dict[str,
 
 
 def _assets(contents: Contents, issue: Issue) -> dict[str, Any]:
-    assets = {group.path: _group_asset(contents, group) for group in contents.layers}
+    assets: dict[str, Any] = {}
+    for group in contents.layers:
+        assets[group.path] = told = _group_asset(contents, group)
+        assets[f"{MAPS}-{group.path}"] = {
+            **told,
+            "href": f"./{STORE}/{MAPS}/{group.path}",
+            "type": PYRAMID,
+            "title": f"Maps by {group.calendar.value}, at several resolutions",
+        }
     for name in issue.files:
         key, _, suffix = name.rpartition(".")
         if suffix == "png":

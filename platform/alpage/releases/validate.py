@@ -76,14 +76,17 @@ def validate_collection(collection: Mapping[str, Any]) -> Checked:
 def validate_node(document: Mapping[str, Any]) -> None:
     """Check a zarr.json, of an array or a group, against the proj and spatial conventions v0.1.
 
+    One that tells of multiscales is checked against that convention too.
+
     Raises
     ------
     jsonschema.ValidationError
-        The attributes break a convention, or do not say that they follow both.
+        The attributes break a convention, or do not say that they follow it.
     """
     projjson = Resource.from_contents(json.loads(_projjson_file().read_text()))
     registry = Registry().with_resources([(url, projjson) for url in PROJJSON])
-    for name in CONVENTIONS:
+    scales = ("multiscales",) if "multiscales" in document["attributes"] else ()
+    for name in (*CONVENTIONS, *scales):
         schema = _schema(f"zarr-{name}-v0.1.json")
         # The schemas say draft 7, in which the `required` beside their `$ref` counts for nothing.
         jsonschema.Draft202012Validator(schema, registry=registry).validate(document)

@@ -211,7 +211,8 @@ def rollback(cube: str, snapshot: str | None = None) -> str:
 def release(study: Study) -> Release:
     """Publish what readers of the study's cube see as an immutable release.
 
-    Raises GateFailed; what was released before is then as it was.
+    A large one is written by the study's cluster, if that is not of this machine. Raises
+    GateFailed; what was released before is then as it was.
     """
     url = study.locate(study.cube)
     store = CubeStore.open(url)
@@ -233,7 +234,10 @@ def release(study: Study) -> Release:
         preview=product.preview,
         zones=study.zone_geometries(),
     )
-    return publish_release(url, snapshot, study.releases, scenes=scenes, about=told)
+    workers = None if study.cluster.kind == "local" else partial(open_cluster, study.cluster)
+    return publish_release(
+        url, snapshot, study.releases, scenes=scenes, about=told, workers=workers
+    )
 
 
 def series(study: Study, *, calendar: str | None = None, zone: str | None = None) -> "pd.DataFrame":

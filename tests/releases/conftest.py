@@ -18,6 +18,7 @@ from alpage.cube.axes import axes_for
 from alpage.cube.store import CubeStore
 from alpage.grid import Grid
 from alpage.product import Band, Derive, Layer, Observe, Product, Series, Summarise, Zone
+from alpage.releases.publish import publish_release
 from alpage.releases.stac import About
 from alpage.timeaxis import Calendar, covering
 
@@ -153,3 +154,57 @@ def scenes() -> SceneList:
 @pytest.fixture
 def destination(tmp_path: Path) -> str:
     return str(tmp_path / "releases")
+
+
+# Two tiles by three, the last ones cut; levels of 600, 300 and 150 rows.
+NOISE_GRID = Grid(GeoBox((600, 1111), Affine(10, 0, 600_000, 0, -10, 5_000_000), "EPSG:32631"), 512)
+NOISE_PERIOD = covering(Calendar.DAY, "2020-01-05", "2020-03-25")
+NOISE_DAYS = ("2020-01-05", "2020-01-06", "2020-03-20")
+STATES = (0, 1, 2, 255)
+
+
+@dataclass
+class Published:
+    """A cube's pixels as they were put in, by layer, and its release."""
+
+    pixels: dict[str, np.ndarray]
+    slots: list[int]
+    """Of the days that hold any; of the season the first."""
+    cube: str
+    snapshot: str
+    store: str
+    """Of the release."""
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
+    """A release of noise with holes, and of a map that lies in one tile alone."""
+    axes = axes_for(PRODUCT, NOISE_PERIOD, 96)
+    store = CubeStore.create(str(tmp_path_factory.mktemp("cube") / "moss"))
+    session = store.repository.writable_session("main")
+    identity = {
+        **IDENTITY,
+        "grid": NOISE_GRID.to_json(),
+        "period": list(NOISE_DAYS[::2]),
+    }
+    layout = cube_layout.Layout(PRODUCT, NOISE_GRID, axes, ZONES, {"means": (2,)})
+    cube_layout.create(session, layout, identity)
+    root = zarr.open_group(session.store, mode="r+")
+    random = np.random.default_rng(5)
+    start = axes[Calendar.DAY].span.start
+    slots = [int(np.datetime64(day).astype(int)) - start for day in NOISE_DAYS]
+    pixels = {path: root[path][:] for path in ("day/ndvi", "day/state", "season/duration")}
+    for slot in slots[:2]:
+        noise = random.integers(-9000, 9000, NOISE_GRID.shape_yx)
+        holes = random.random(NOISE_GRID.shape_yx) < 0.3
+        pixels["day/ndvi"][slot] = np.where(holes, -32768, noise)
+        pixels["day/state"][slot] = random.choice(STATES, NOISE_GRID.shape_yx)
+    pixels["day/ndvi"][slots[2], 520:530, 1030:1040] = 4321
+    pixels["season/duration"][0] = random.integers(0, 200, NOISE_GRID.shape_yx)
+    for path, values in pixels.items():
+        root[path][:] = values
+    root["day/observed"][slots] = 1
+    snapshot = session.commit("noise")
+    destination = str(tmp_path_factory.mktemp("published"))
+    release = publish_release(store.url, snapshot, destination, scenes=None, about=ABOUT)
+    return Published(pixels, slots, store.url, snapshot, release.store)

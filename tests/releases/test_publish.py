@@ -296,7 +296,7 @@ def test_the_newest_is_what_readers_open(cube, destination: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "step", ["_copy_store", "write_maps", "_write_tables", "draw_preview", "_switch"]
+    "step", ["copy_groups", "outline", "write_here", "_write_tables", "draw_preview", "_switch"]
 )
 def test_a_crash_leaves_readers_where_they_were(
     cube, scenes, destination: str, monkeypatch: pytest.MonkeyPatch, step: str

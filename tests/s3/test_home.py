@@ -120,6 +120,8 @@ def test_every_reader_opens_everything(
     np.testing.assert_array_equal(by_icechunk["ndvi"], expected)
     by_fsspec = xr.open_zarr(released.store, group="dekad", storage_options=options)
     np.testing.assert_array_equal(by_fsspec["ndvi"], expected)
+    maps = xr.open_zarr(released.store, group="maps/dekad/0", storage_options=options)
+    np.testing.assert_array_equal(maps["ndvi"], expected)
 
     with fsspec.open(released.collection, **options) as file:
         collection = json.load(file)

@@ -198,15 +198,16 @@ def shape_of(array: zarr.Array) -> ShardShape:
 def time_first(shape: ShardShape) -> ShardShape:
     """Return a shape whose inner chunks hold all time steps of a shard, in narrower squares.
 
-    Of no more pixels than a daily layer's, so that a series is one inner chunk a shard. A shape
-    whose inner chunks are that long already, or have no narrower squares, is returned as it is.
+    A series is one inner chunk a shard then. They have no more than a million pixels: small for
+    who asks for one, large enough for who reads all. A shape whose inner chunks are that long
+    already, or have no narrower squares, is returned as it is.
 
     >>> shape = ShardShape((192, 512, 512), (32, 128, 128), np.dtype("int16"), -1)
     >>> time_first(shape).inner
     (192, 64, 64)
     """
     (length, *_), (steps, side, _) = shape.shard, shape.inner
-    most = math.isqrt(DAYS * 128**2 // length)
+    most = math.isqrt(2**20 // length)
     narrower = inner_chunk(side, most)
     if steps == length or narrower > most:
         return shape

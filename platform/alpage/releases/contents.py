@@ -45,6 +45,11 @@ class Contents:
     """Ids of the zones that series are told of."""
 
     @property
+    def layer_paths(self) -> tuple[str, ...]:
+        """Path of every layer, such as day/ndvi."""
+        return tuple(f"{group.path}/{one.name}" for group in self.layers for one in group.variables)
+
+    @property
     def top_groups(self) -> tuple[str, ...]:
         """Names of the root's groups that a release holds."""
         names = [group.path for group in self.layers]

@@ -5,10 +5,13 @@ anew, time first; all else are the bytes they are. Few shards are in memory at o
 """
 
 import asyncio
+import contextlib
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import batched
 from typing import Any
 
 import icechunk
@@ -21,10 +24,12 @@ from zarr.storage import MemoryStore
 
 from alpage.cube.shards import ShardShape, recut, shape_of, time_first
 from alpage.errors import CubeError, StorageError
-from alpage.releases.shelf import Shelf
+from alpage.releases.pieces import Place
 
 IN_FLIGHT = 8
-"""Shards copied at once; each is in memory once, or twice where it is cut anew."""
+"""Shards of a piece copied at once; each is in memory once, or twice where it is cut anew."""
+SHARDS = 16
+"""Shards of a piece."""
 METADATA = "zarr.json"
 
 Amend = Callable[[str, Mapping[str, Any]], dict[str, Any]]
@@ -33,71 +38,93 @@ Documents = dict[str, bytes]
 """What the zarr.json of nodes hold, by key."""
 
 
-def copy_groups(
-    root: zarr.Group,
-    groups: tuple[str, ...],
-    layers: tuple[str, ...],
-    shelf: Shelf,
-    target: str,
-    amend: Amend,
-) -> Documents:
-    """Copy groups of a hierarchy to a path on a shelf; return the metadata of these and the root.
+@dataclass(frozen=True)
+class Copies:
+    """Shards of layers to be copied, by their keys."""
 
-    `layers` are the paths of what is cut in shards of pixels. The root's metadata are not written:
-    they hold those of all. Raises StorageError, and CubeError for a damaged shard.
+    keys: tuple[str, ...]
+
+    def write(self, place: Place) -> None:
+        """Copy them, cut anew where they are not time first yet."""
+        _run(self._copy(place))
+
+    async def _copy(self, place: Place) -> None:
+        shapes = {key.partition("/c/")[0] for key in self.keys}
+        cuts = {path: shape_of(place.root[path]) for path in shapes}
+        places = asyncio.Semaphore(IN_FLIGHT)
+
+        async def one(key: str) -> None:
+            cut = cuts[key.partition("/c/")[0]]
+            async with places:
+                stored = await _read(place, key)
+                content: bytes | bytearray | None = stored
+                if (new := time_first(cut)) != cut:
+                    content = await asyncio.to_thread(recut, key, stored, cut, new)
+                if content is not None:
+                    await _put(place, key, content)
+
+        async with _failures_told(place), asyncio.TaskGroup() as tasks:
+            for key in self.keys:
+                tasks.create_task(one(key))
+
+
+def copy_groups(place: Place, amend: Amend) -> tuple[Documents, list[Copies]]:
+    """Copy a cube's groups but for the shards of its layers, which are returned in pieces.
+
+    And the metadata of all nodes, written already but for the root's, which hold those of all.
+    Raises StorageError.
     """
+    layers = place.contents.layer_paths
+    cuts = {path: shape_of(place.root[path]) for path in layers}
     documents: Documents = {}
-    shapes = {path: shape_of(root[path]) for path in layers}
-    copying = _copy(root, groups, shapes, shelf, target, amend, documents)
+    shards: list[str] = []
+
+    async def copy() -> None:
+        async with _failures_told(place):
+            documents[METADATA] = _amended(METADATA, await _read(place, METADATA), cuts, amend)
+            for group in place.contents.top_groups:
+                async for key in place.root.store.list_prefix(f"{group}/"):
+                    layer, _, rest = key.partition("/c/")
+                    if rest and layer in cuts:
+                        shards.append(key)
+                        continue
+                    content = await _read(place, key)
+                    if key.rsplit("/", 1)[-1] == METADATA:
+                        content = documents[key] = _amended(key, content, cuts, amend)
+                    await _put(place, key, content)
+
+    _run(copy())
+    return documents, [Copies(keys) for keys in batched(sorted(shards), SHARDS)]
+
+
+def _run(copying: Coroutine[Any, Any, None]) -> None:
     # In a thread of its own: a caller such as a notebook may already run an event loop here.
     with ThreadPoolExecutor(1) as thread:
         thread.submit(asyncio.run, copying).result()
-    return documents
 
 
-async def _copy(
-    root: zarr.Group,
-    groups: tuple[str, ...],
-    shapes: Mapping[str, ShardShape],
-    shelf: Shelf,
-    target: str,
-    amend: Amend,
-    documents: Documents,
-) -> None:
-    source, prototype = root.store, default_buffer_prototype()
-    places = asyncio.Semaphore(IN_FLIGHT)
+async def _read(place: Place, key: str) -> bytes:
+    found = await place.root.store.get(key, default_buffer_prototype())
+    if found is None:
+        raise StorageError(f"cube: {key} is listed, but cannot be read")
+    content: bytes = found.to_bytes()
+    return content
 
-    async def one(key: str) -> None:
-        try:
-            found = await source.get(key, prototype)
-            if found is None:
-                raise StorageError(f"cube: {key} is listed, but cannot be read")
-            stored = found.to_bytes()
-            content: bytes | bytearray | None = stored
-            layer, _, rest = key.partition("/c/")
-            if key.rsplit("/", 1)[-1] == METADATA:
-                content = documents[key] = _amended(key, stored, shapes, amend)
-            elif rest and layer in shapes and (new := time_first(shapes[layer])) != shapes[layer]:
-                content = await asyncio.to_thread(recut, key, stored, shapes[layer], new)
-            if key != METADATA and content is not None:
-                path = f"{target}/{key}"
-                told = shelf.attributes(path)
-                await obstore.put_async(shelf.store, shelf.key(path), content, attributes=told)
-        finally:
-            places.release()
 
+async def _put(place: Place, key: str, content: bytes | bytearray) -> None:
+    shelf, path = place.shelf, f"{place.target}/{key}"
+    told = shelf.attributes(path)
+    await obstore.put_async(shelf.store, shelf.key(path), content, attributes=told)
+
+
+@contextlib.asynccontextmanager
+async def _failures_told(place: Place) -> AsyncIterator[None]:
     try:
-        async with asyncio.TaskGroup() as tasks:
-            await places.acquire()
-            await one(METADATA)
-            for group in groups:
-                async for key in source.list_prefix(f"{group}/"):
-                    await places.acquire()
-                    tasks.create_task(one(key))
+        yield
     except* (StorageError, CubeError) as several:
         raise _first(several) from None
     except* (BaseError, icechunk.IcechunkError) as several:
-        raise shelf.failure("copy the cube to", target, _first(several)) from None
+        raise place.shelf.failure("copy the cube to", place.target, _first(several)) from None
 
 
 def _first(several: BaseExceptionGroup[Any]) -> BaseException:

@@ -13,25 +13,32 @@ import datetime as dt
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import zarr
+from dask.system import CPU_COUNT
+from distributed import Client
+from distributed.system import MEMORY_LIMIT
 
 from alpage.archive.scene import describe
 from alpage.archive.scenes import SceneList
 from alpage.cube.place import is_local
 from alpage.cube.store import FIRST_SNAPSHOT, CubeStore
+from alpage.engine.report import Pace
 from alpage.errors import CubeBusy, StorageError
 from alpage.objectstore import on_s3, touch
-from alpage.releases.contents import Contents, read_contents
+from alpage.releases.contents import Contents
 from alpage.releases.copy import METADATA, consolidated, copy_groups
 from alpage.releases.geozarr import geozarr_attributes
 from alpage.releases.naming import COLLECTION, release_name
+from alpage.releases.pieces import Address, Piece, Place, write_here, write_on
 from alpage.releases.preview import draw_preview
-from alpage.releases.pyramid import write_maps
+from alpage.releases.pyramid import branches, outline, peak_bytes
 from alpage.releases.series import write_series
 from alpage.releases.shelf import Shelf, shelf_at
 from alpage.releases.stac import (
@@ -45,6 +52,12 @@ from alpage.releases.stac import (
     public_href,
     public_text,
 )
+
+MANY = 64
+"""Pieces that are worth a cluster: it takes half a minute to come, and a piece some seconds."""
+
+Workers = Callable[[Pace], AbstractContextManager[Client]]
+"""Opens a cluster, whose size follows the pace."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,7 @@ def publish_release(
     *,
     scenes: SceneList | None,
     about: About,
+    workers: Workers | None = None,
 ) -> Release:
     """Return the release of a cube's snapshot, published if it was not yet.
 
@@ -83,6 +97,9 @@ def publish_release(
         What the snapshot was made from, without the quarantined.
     about
         What readers are told besides.
+    workers
+        Opens a cluster for a release of many shards, which threads of this process write where
+        they are few, or where this is absent.
 
     Raises
     ------
@@ -92,14 +109,22 @@ def publish_release(
         Another publication switched the pointer meanwhile.
     StorageError
         The destination cannot be written, or holds releases of something else.
+    ClusterError
+        The cluster could not be had, or was lost.
     """
     if on_s3(destination):
         touch(destination)
-    return publish_on(shelf_at(destination), CubeStore.open(cube_url), snapshot, scenes, about)
+    cube = CubeStore.open(cube_url)
+    return publish_on(shelf_at(destination), cube, snapshot, scenes, about, workers)
 
 
 def publish_on(
-    shelf: Shelf, cube: CubeStore, snapshot: str, scenes: SceneList | None, about: About
+    shelf: Shelf,
+    cube: CubeStore,
+    snapshot: str,
+    scenes: SceneList | None,
+    about: About,
+    workers: Workers | None = None,
 ) -> Release:
     """Publish to a shelf, as `publish_release` does to a URL."""
     root = cube.read(snapshot=snapshot)
@@ -113,7 +138,8 @@ def publish_on(
         before = str(current["version"]) if current is not None else None
         n_scenes = None if scenes is None else len(scenes)
         issue = Issue(name, snapshot, origin, created, n_scenes, (), before)
-        collection = _write(shelf, root, scenes, about, issue)
+        place = Place.of(root, shelf, f"{name}/{STORE}")
+        collection = _write(place, cube.url, scenes, about, issue, workers)
     _switch(shelf, pointer(collection, name))
     return Release(
         id=name,
@@ -126,11 +152,16 @@ def publish_on(
 
 
 def _write(
-    shelf: Shelf, root: zarr.Group, scenes: SceneList | None, about: About, issue: Issue
+    place: Place,
+    cube: str,
+    scenes: SceneList | None,
+    about: About,
+    issue: Issue,
+    workers: Workers | None,
 ) -> dict[str, Any]:
     """Write everything below a release's prefix, its Collection last."""
-    contents = read_contents(root)
-    _copy_store(shelf, root, contents, issue)
+    shelf, root, contents = place.shelf, place.root, place.contents
+    _write_store(place, cube, issue, workers)
     files = _write_tables(shelf, root, contents, scenes, about, issue.release)
     if about.preview:
         picture = draw_preview(root, contents, about.preview, about.title)
@@ -142,37 +173,53 @@ def _write(
     return collection
 
 
-def _copy_store(shelf: Shelf, root: zarr.Group, contents: Contents, issue: Issue) -> None:
-    placed = geozarr_attributes(contents.grid)
-    calendars = {group.path for group in contents.layers}
-
-    def amend(path: str, document: Mapping[str, Any]) -> dict[str, Any]:
-        if not path:
-            told = document["attributes"]["alpage"]
-            reasons = {name: public_text(why) for name, why in told["quarantined"].items()}
-            told = {**told, "quarantined": reasons}
-            return {
-                **placed,
-                "alpage": told,
-                "release": issue.release,
-                "snapshot": issue.snapshot,
-            }
-        names = document.get("dimension_names") or ()
-        return placed if path in calendars or tuple(names[-2:]) == ("y", "x") else {}
-
-    target = f"{issue.release}/{STORE}"
-    layers = tuple(
-        f"{group.path}/{one.name}" for group in contents.layers for one in group.variables
-    )
-    documents = copy_groups(root, contents.top_groups, layers, shelf, target, amend)
-    maps = write_maps(root, contents, shelf, target)
-    # Each pyramid by itself too, as its convention has it; the root comes last.
-    whole = {f"{MAPS}/{group.path}" for group in contents.layers}
-    documents |= maps
-    for key in maps:
+def _write_store(place: Place, cube: str, issue: Issue, workers: Workers | None) -> None:
+    """Write the Zarr store, the metadata of its root last."""
+    shelf, target = place.shelf, place.target
+    documents, copies = copy_groups(place, partial(_placed, place.contents, issue))
+    maps = outline(place)
+    turns: list[list[Piece]] = [[*copies], *(list[Piece](turn) for turn in branches(place))]
+    _write_pieces(place, turns, cube, issue.snapshot, workers)
+    # Each pyramid is consolidated by itself too, as its convention has it.
+    pyramids = {f"{MAPS}/{group.path}" for group in place.contents.layers}
+    for key, content in maps.items():
         path = key.removesuffix(METADATA).strip("/")
-        shelf.put(f"{target}/{key}", consolidated(maps, path) if path in whole else maps[key])
-    shelf.put(f"{target}/{METADATA}", consolidated(documents))
+        shelf.put(f"{target}/{key}", consolidated(maps, path) if path in pyramids else content)
+    shelf.put(f"{target}/{METADATA}", consolidated(documents | maps))
+
+
+def _write_pieces(
+    place: Place,
+    turns: list[list[Piece]],
+    cube: str,
+    snapshot: str,
+    workers: Workers | None,
+) -> None:
+    n_pieces = sum(map(len, turns))
+    if workers is None or n_pieces < MANY:
+        n_threads = max(1, min(CPU_COUNT, MEMORY_LIMIT // 2 // max(peak_bytes(place), 1)))
+        for pieces in turns:
+            write_here(pieces, place, n_threads)
+        return
+    address, pace = Address(cube, snapshot, place.shelf.url, place.target), Pace(n_pieces)
+    with workers(pace) as client:
+        for pieces in turns:
+            write_on(client, pieces, address, pace)
+
+
+def _placed(
+    contents: Contents, issue: Issue, path: str, document: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a node of the cube tells readers of a release besides."""
+    placed = geozarr_attributes(contents.grid)
+    if not path:
+        told = document["attributes"]["alpage"]
+        reasons = {name: public_text(why) for name, why in told["quarantined"].items()}
+        told = {**told, "quarantined": reasons}
+        return {**placed, "alpage": told, "release": issue.release, "snapshot": issue.snapshot}
+    names = document.get("dimension_names") or ()
+    is_placed = path in {group.path for group in contents.layers} or names[-2:] == ["y", "x"]
+    return placed if is_placed else {}
 
 
 def _write_tables(

@@ -8,7 +8,7 @@ level is made of four of the finer one, and no more than one shard a level is in
 """
 
 import math
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,11 +16,10 @@ import icechunk
 import numpy as np
 import zarr
 from affine import Affine
-from dask.system import CPU_COUNT
-from distributed.system import MEMORY_LIMIT
 from numpy.typing import NDArray
+from obstore.exceptions import BaseError
 from odc.geo.geobox import GeoBox
-from zarr.storage import MemoryStore
+from zarr.storage import MemoryStore, ObjectStore
 
 from alpage.cube.layout import write_ground
 from alpage.cube.shards import (
@@ -33,15 +32,18 @@ from alpage.cube.shards import (
     shape_of,
 )
 from alpage.grid import Grid, Tile
-from alpage.releases.contents import Contents, Group, Variable
+from alpage.releases.contents import Group
 from alpage.releases.copy import METADATA, Documents
 from alpage.releases.geozarr import geozarr_attributes, multiscales_attributes
-from alpage.releases.shelf import Shelf
+from alpage.releases.pieces import Place
 from alpage.releases.stac import MAPS
 from alpage.science.overviews import halve_mean, halve_mode
 
 SIDE_PX = 256
 """Of the squares, and of the coarsest level at most."""
+
+LEVELS = 3
+"""Of a piece, beside its base: 64 tiles of that make one of its last."""
 
 Maps = tuple[NDArray[np.int64], NDArray[Any]]
 """Slots of a shard that hold anything, and their pixels (slots, y, x)."""
@@ -66,53 +68,109 @@ def levels(grid: Grid) -> tuple[Grid, ...]:
     return tuple(found)
 
 
-def write_maps(root: zarr.Group, contents: Contents, shelf: Shelf, target: str) -> Documents:
-    """Write the pyramids of a cube's layers; return the metadata of all nodes, not written yet.
+@dataclass(frozen=True)
+class Branch:
+    """A tile of a level, with all that it is made of down to a finer level that is there."""
 
-    Raises StorageError where the shelf cannot be written, CubeError for a damaged shard.
+    layer: str
+    """Its path in the cube, such as day/ndvi."""
+    row: int
+    """Number of its shard along time."""
+    tile: Tile
+    level: int
+    base: int
+    """Level that it begins with: 0 is the cube's own, others the release's."""
+
+    def write(self, place: Place) -> None:
+        """Write the tile and what lies between it and its base; a base of 0 too."""
+        try:
+            _write_tile(_Pyramid.of(place, self.layer, self.base), self.row, self.tile, self.level)
+        except (BaseError, icechunk.IcechunkError) as error:
+            raise place.shelf.failure("draw maps of the cube to", place.target, error) from None
+
+
+def branches(place: Place) -> Iterator[list[Branch]]:
+    """Yield the pieces of all pyramids, in turns: those of one turn begin where others have ended.
+
+    So many levels are in one piece that it is work, and so few that there are many pieces.
     """
-    grids = levels(contents.grid)
-    documents = _outlined(root, contents, grids, shelf, target)
-    try:
-        for group in contents.layers:
-            for variable in group.variables:
-                _write_layer(_Pyramid.of(root, group, variable, grids), shelf, target)
-    except icechunk.IcechunkError as error:
-        raise shelf.failure("draw maps of the cube to", target, error) from None
-    return documents
+    grids = levels(place.contents.grid)
+    top = len(grids) - 1
+    for base in range(0, max(top, 1), LEVELS):
+        level = min(base + LEVELS, top)
+        yield [
+            Branch(path, row, tile, level, base)
+            for path in place.contents.layer_paths
+            for row in range(_Pyramid.of(place, path, base).n_rows)
+            for tile in grids[level].tiles
+        ]
+
+
+def peak_bytes(place: Place) -> int:
+    """Return what the largest piece holds in memory: a shard as it is read, and one a level."""
+    shapes = [map_first(shape_of(place.root[path])) for path in place.contents.layer_paths]
+    held = (math.prod(shape.shard) * shape.dtype.itemsize for shape in shapes)
+    return max(held, default=0) * (LEVELS + 2)
 
 
 @dataclass(frozen=True)
 class _Pyramid:
-    """One layer, to be read at the cube's resolution and written at all."""
+    """One layer, to be read at one level and written at those above."""
 
-    path: str
-    cube: Shards
+    place: Place
+    layer: str
+    base: int
+    finest: Shards
+    """Those of the base."""
     shape: ShardShape
     """Of the shards of every level."""
     grids: tuple[Grid, ...]
     n_slots: int
-    halve: Any
+    halve: Callable[[NDArray[Any], int], NDArray[Any]]
 
     @classmethod
-    def of(
-        cls, root: zarr.Group, group: Group, variable: Variable, grids: tuple[Grid, ...]
-    ) -> "_Pyramid":
-        array = root[f"{group.path}/{variable.name}"]
-        cube = shape_of(array)
-        return cls(
-            f"{group.path}/{{level}}/{variable.name}",
-            Shards(root.store, array.path, cube, array.shape[0]),
-            map_first(cube),
-            grids,
-            array.shape[0],
-            halve_mode if is_coded(variable) else halve_mean,
-        )
+    def of(cls, place: Place, layer: str, base: int) -> "_Pyramid":
+        array = place.root[layer]
+        cube, n_slots = shape_of(array), array.shape[0]
+        shape = map_first(cube)
+        if base == 0:
+            finest = Shards(place.root.store, layer, cube, n_slots)
+        else:
+            written = ObjectStore(place.shelf.store, read_only=True)
+            key = place.shelf.key(f"{place.target}/{path_of(layer, base)}")
+            finest = Shards(written, key, shape, n_slots)
+        halve = halve_mode if is_coded(array.attrs) else halve_mean
+        grids = levels(place.contents.grid)
+        return cls(place, layer, base, finest, shape, grids, n_slots, halve)
+
+    @property
+    def n_rows(self) -> int:
+        """Shards along time."""
+        return -(-self.n_slots // self.shape.shard[0])
+
+    def put(self, row: int, tile: Tile, level: int, maps: Maps) -> None:
+        """Write a shard of a level."""
+        writer = ShardWriter(self.shape)
+        writer.add(*maps)
+        content = writer.finish()
+        if content is not None:
+            key = "/".join(map(str, (path_of(self.layer, level), "c", row, *tile)))
+            self.place.shelf.put(f"{self.place.target}/{key}", bytes(content))
 
 
-def is_coded(variable: Variable) -> bool:
-    """Tell whether a layer holds codes, which have no mean."""
-    return not {"flag_values", "flag_masks"}.isdisjoint(variable.attributes)
+def path_of(layer: str, level: int) -> str:
+    """Return where a level of a layer lies in a release's store.
+
+    >>> path_of("day/ndvi", 2)
+    'maps/day/2/ndvi'
+    """
+    group, name = layer.split("/")
+    return f"{MAPS}/{group}/{level}/{name}"
+
+
+def is_coded(attributes: Mapping[str, Any]) -> bool:
+    """Tell by its attributes whether a layer holds codes, which have no mean."""
+    return not {"flag_values", "flag_masks"}.isdisjoint(attributes)
 
 
 def map_first(shape: ShardShape) -> ShardShape:
@@ -126,53 +184,23 @@ def map_first(shape: ShardShape) -> ShardShape:
     return replace(shape, shard=(steps, tile, tile), inner=(1, side, side))
 
 
-def _write_layer(layer: _Pyramid, shelf: Shelf, target: str) -> None:
-    """Write all levels of a layer, several shards of time and tiles of the coarsest at once."""
-    top = len(layer.grids) - 1
-    rows = range(-(-layer.n_slots // layer.shape.shard[0]))
-    branches = [(row, tile) for row in rows for tile in layer.grids[top].tiles]
-    # A shard as it is read, and one a level.
-    held = math.prod(layer.shape.shard) * layer.shape.dtype.itemsize * (top + 2)
-    n_threads = max(1, min(CPU_COUNT, MEMORY_LIMIT // 2 // held))
-
-    def write(branch: tuple[int, Tile]) -> None:
-        row, tile = branch
-        _write_branch(layer, row, tile, top, shelf, target)
-
-    with ThreadPoolExecutor(n_threads) as pool:
-        list(pool.map(write, branches))
-
-
-def _write_branch(
-    layer: _Pyramid, row: int, tile: Tile, level: int, shelf: Shelf, target: str
-) -> Maps | None:
-    """Write a tile of a level and all below it; returns what it holds, None if nothing."""
-    if level == 0:
-        found = _read(layer, row, tile)
-    else:
-        found = _compose(layer, row, tile, level, shelf, target)
-    if found is None:
-        return None
-    writer = ShardWriter(layer.shape)
-    writer.add(*found)
-    content = writer.finish()
-    if content is not None:
-        key = "/".join(map(str, (row, *tile)))
-        shelf.put(f"{target}/{MAPS}/{layer.path.format(level=level)}/c/{key}", bytes(content))
+def _write_tile(layer: _Pyramid, row: int, tile: Tile, level: int) -> Maps | None:
+    """Write a tile and all below it; returns what it holds, None if nothing."""
+    found = _read(layer, row, tile) if level == layer.base else _compose(layer, row, tile, level)
+    if found is not None and (level == 0 or level > layer.base):
+        layer.put(row, tile, level, found)
     return found
 
 
 def _read(layer: _Pyramid, row: int, tile: Tile) -> Maps | None:
     steps = layer.shape.shard[0]
     slots = np.arange(row * steps, min((row + 1) * steps, layer.n_slots))
-    values = layer.cube.read(slots, tile, *layer.grids[0].tile_shape(tile))
+    values = layer.finest.read(slots, tile, *layer.grids[layer.base].tile_shape(tile))
     held = np.flatnonzero([holds(one, layer.shape.fill) for one in values])
     return (held, values[held]) if held.size else None
 
 
-def _compose(
-    layer: _Pyramid, row: int, tile: Tile, level: int, shelf: Shelf, target: str
-) -> Maps | None:
+def _compose(layer: _Pyramid, row: int, tile: Tile, level: int) -> Maps | None:
     """Make a tile of a level of the four below it."""
     steps, size, _ = layer.shape.shard
     (rows, columns), fill = layer.grids[level].tile_shape(tile), layer.shape.fill
@@ -183,7 +211,7 @@ def _compose(
         finer = 2 * tile[0] + down, 2 * tile[1] + right
         if finer[0] >= n_rows or finer[1] >= n_columns:
             continue
-        found = _write_branch(layer, row, finer, level - 1, shelf, target)
+        found = _write_tile(layer, row, finer, level - 1)
         if found is None:
             continue
         slots, values = found
@@ -195,17 +223,16 @@ def _compose(
     return (held, whole[held]) if held.size else None
 
 
-def _outlined(
-    root: zarr.Group, contents: Contents, grids: tuple[Grid, ...], shelf: Shelf, target: str
-) -> Documents:
-    """Write the coordinates of all levels; gives the metadata of these, the groups and layers."""
+def outline(place: Place) -> Documents:
+    """Write the coordinates of all levels; return the metadata of all nodes, not written yet."""
+    grids = levels(place.contents.grid)
     memory: dict[str, Any] = {}
     maps = zarr.create_group(MemoryStore(memory))
-    for group in contents.layers:
+    for group in place.contents.layers:
         pyramid = maps.create_group(
             group.path, attributes=multiscales_attributes(grids, _method(group))
         )
-        source = root[group.path]
+        source = place.root[group.path]
         for number, grid in enumerate(grids):
             level = pyramid.create_group(
                 str(number),
@@ -215,7 +242,7 @@ def _outlined(
             for variable in group.variables:
                 attributes = {**variable.attributes, **geozarr_attributes(grid)}
                 if number:
-                    method = "area: mode" if is_coded(variable) else "area: mean"
+                    method = "area: mode" if is_coded(variable.attributes) else "area: mean"
                     told = f"{attributes.get('cell_methods', '')} {method}".strip()
                     attributes["cell_methods"] = told
                 array = source[variable.name]
@@ -229,7 +256,7 @@ def _outlined(
         if key.rsplit("/", 1)[-1] == METADATA:
             documents[path] = content
         else:
-            shelf.put(f"{target}/{path}", content)
+            place.shelf.put(f"{place.target}/{path}", content)
     return documents
 
 
@@ -250,5 +277,7 @@ def _write_coordinates(level: zarr.Group, source: zarr.Group, grid: Grid) -> Non
 
 def _method(group: Group) -> str | None:
     """How all layers of a group are halved; None where they differ: each says it of itself."""
-    methods = {"mode" if is_coded(variable) else "average" for variable in group.variables}
+    methods = {
+        "mode" if is_coded(variable.attributes) else "average" for variable in group.variables
+    }
     return methods.pop() if len(methods) == 1 else None

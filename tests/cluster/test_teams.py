@@ -18,6 +18,40 @@ KINDS = (CLUSTERS, "pods", "secrets", "configmaps", "services", "jobs.batch", "d
 FORBIDDEN = "(Forbidden)"
 
 
+# First, while no pods of others take their share of the nodes.
+def test_teams_run_and_cancel_side_by_side(
+    installed: Any,
+    install: Callable[[str], contextlib.AbstractContextManager[Any]],
+    patient: Callable[..., Any],
+    same: Callable[..., int],
+    until: Callable[..., Any],
+    clean: Any,
+) -> None:
+    with install(BESIDE) as other:
+        other.take_archive()
+        teams = (installed, other)
+        runs = {team.namespace: team.submit(patient("beside")) for team in teams}
+        for team, stranger in (teams, teams[::-1]):
+            until(lambda: team.items("pods", WORKERS), 120, "its workers come")  # noqa: B023
+            (cluster,) = team.items(CLUSTERS)
+            assert cluster["metadata"]["labels"]["alpage/flow-run"] == runs[team.namespace]
+            told = team.kubectl("get", CLUSTERS, _as(stranger, "flow"), check=False)
+            assert FORBIDDEN in told
+            known = {"flow_runs": {"id": {"any_": [runs[stranger.namespace]]}}}
+            assert team.call("POST", "/flow_runs/filter", known) == []
+        other.cancel(runs[BESIDE])
+        assert other.ended(runs[BESIDE], 180)["type"] == "CANCELLED"
+        until(lambda: not other.left_over(), 180, "nothing is left of the cancelled run")
+        assert installed.state(runs[installed.namespace])["type"] == "RUNNING"
+        state = installed.ended(runs[installed.namespace])
+        assert state["type"] == "COMPLETED", installed.logs(runs[installed.namespace])
+        again = other.submit(patient("beside"))
+        assert other.ended(again)["type"] == "COMPLETED", other.logs(again)
+        for team in teams:
+            assert same("beside", "patient", at=team) > 0
+    clean()
+
+
 @pytest.fixture(scope="module")
 def teams(kubernetes: None, install_rights: Callable[..., Any]) -> Iterator[tuple[Any, Any]]:
     """The objects of two installations; what is asked here needs none of their pods."""
@@ -88,36 +122,3 @@ def test_a_quota_holds_for_its_team_only(teams: tuple[Any, Any], until: Callable
     pod = ("run", "more", "--image=busybox", "--dry-run=server")
     assert "exceeded quota" in snow.kubectl(*pod, check=False)
     assert "created" in lakes.kubectl(*pod)
-
-
-def test_teams_run_and_cancel_side_by_side(
-    installed: Any,
-    install: Callable[[str], contextlib.AbstractContextManager[Any]],
-    patient: Callable[..., Any],
-    same: Callable[..., int],
-    until: Callable[..., Any],
-    clean: Any,
-) -> None:
-    with install(BESIDE) as other:
-        other.take_archive()
-        teams = (installed, other)
-        runs = {team.namespace: team.submit(patient("beside")) for team in teams}
-        for team, stranger in (teams, teams[::-1]):
-            until(lambda: team.items("pods", WORKERS), 120, "its workers come")  # noqa: B023
-            (cluster,) = team.items(CLUSTERS)
-            assert cluster["metadata"]["labels"]["alpage/flow-run"] == runs[team.namespace]
-            told = team.kubectl("get", CLUSTERS, _as(stranger, "flow"), check=False)
-            assert FORBIDDEN in told
-            known = {"flow_runs": {"id": {"any_": [runs[stranger.namespace]]}}}
-            assert team.call("POST", "/flow_runs/filter", known) == []
-        other.cancel(runs[BESIDE])
-        assert other.ended(runs[BESIDE], 180)["type"] == "CANCELLED"
-        until(lambda: not other.left_over(), 180, "nothing is left of the cancelled run")
-        assert installed.state(runs[installed.namespace])["type"] == "RUNNING"
-        state = installed.ended(runs[installed.namespace])
-        assert state["type"] == "COMPLETED", installed.logs(runs[installed.namespace])
-        again = other.submit(patient("beside"))
-        assert other.ended(again)["type"] == "COMPLETED", other.logs(again)
-        for team in teams:
-            assert same("beside", "patient", at=team) > 0
-    clean()

@@ -44,7 +44,7 @@ def build(folder: Path, valley: Valley, product: str) -> int:
     for layer in study.load_product().layers:
         # So small a cube has no overviews.
         halve = halve_mode if layer.flags else halve_mean
-        halve(np.zeros((1, 2, 2), layer.dtype), layer.fill)
+        halve(np.zeros((2, 2), layer.dtype), layer.fill)
     return verbs.run(study).n_blocks
 
 

@@ -40,7 +40,7 @@ def test_pieces_of_one_level_make_the_same_pyramid(
 def test_workers_write_what_threads_do(
     published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publishing, "MANY", 1)
+    monkeypatch.setattr(publishing, "LARGE_BYTES", 0)
     paces: list[Pace] = []
 
     def workers(pace: Pace):
@@ -59,7 +59,7 @@ def test_workers_write_what_threads_do(
     assert [pace.tasks for pace in paces] == [0]
 
 
-def test_few_pieces_open_no_cluster(published: Published, tmp_path: Path) -> None:
+def test_a_small_release_opens_no_cluster(published: Published, tmp_path: Path) -> None:
     def workers(pace: Pace):
         raise AssertionError("a cluster for a handful of shards")
 

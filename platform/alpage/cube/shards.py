@@ -149,7 +149,7 @@ class ShardWriter:
         self._pending: list[tuple[int, Array]] = []
         self._chunk = np.full(shape.inner, shape.fill, dtype=shape.dtype)
 
-    def add(self, slots: Iterable[int], values: Array) -> None:
+    def add(self, slots: Iterable[int], values: Iterable[Array]) -> None:
         """Take the values (n, y, x) of some slots of the shard, increasing from call to call.
 
         Rows and columns may be fewer than the shard's, at the edge of a grid. The values are
@@ -177,7 +177,7 @@ class ShardWriter:
             for x in range(-(-width // wide)):
                 cut = np.s_[y * high : (y + 1) * high, x * wide : (x + 1) * wide]
                 parts = [values[cut] for _, values in self._pending]
-                if any(holds(part, self.shape.fill) for part in parts):
+                if any(_holds(part, self.shape.fill) for part in parts):
                     self._put(row, y, x, offsets, parts)
         self._pending.clear()
 
@@ -221,18 +221,21 @@ def recut(key: str, content: bytes, old: ShardShape, new: ShardShape) -> bytearr
     """
     index = _index_of(key, memoryview(content)[-old.index_bytes :], old)
     packed = _Packed(new)
-    (steps, high, wide), side = old.inner, new.inner[1]
+    (steps, high, wide), (length, side, _) = old.inner, new.inner
+    column = np.empty((length, high, wide), dtype=old.dtype)
+    chunk = np.empty(new.inner, dtype=old.dtype)
     for y, x in np.ndindex(*old.chunks[1:]):
         if (index[:, y, x, 0] == ABSENT).all():
             continue
-        column = np.full((new.inner[0], high, wide), old.fill, dtype=old.dtype)
         for t, (offset, size) in enumerate(index[:, y, x]):
-            if offset != ABSENT:
-                _decode_into(column[t * steps : (t + 1) * steps], content, int(offset), int(size))
+            part = column[t * steps : (t + 1) * steps]
+            if offset == ABSENT:
+                part[:] = old.fill
+            else:
+                _decode_into(part, content, int(offset), int(size))
         for row, at in np.ndindex(high // side, wide // side):
-            cut = np.s_[:, row * side : (row + 1) * side, at * side : (at + 1) * side]
-            chunk = np.ascontiguousarray(column[cut])
-            if holds(chunk.reshape(-1, side), old.fill):
+            chunk[:] = column[:, row * side : (row + 1) * side, at * side : (at + 1) * side]
+            if _holds(chunk.reshape(-1, side), old.fill):
                 packed.put((0, y * (high // side) + row, x * (wide // side) + at), chunk)
     return packed.finish()
 
@@ -248,6 +251,10 @@ class _Fetched:
     offsets: NDArray[np.uint64]
     """Within `data`."""
     sizes: NDArray[np.uint64]
+
+    def decode(self, chunk: Array, at: int, y: int, x: int) -> None:
+        """Decode one of the inner chunks that are held into an array."""
+        _decode_into(chunk, self.data, int(self.offsets[at, y, x]), int(self.sizes[at, y, x]))
 
 
 @cache
@@ -305,6 +312,34 @@ class Shards:
             if found is not None:
                 self._decode(found, slots, over, out)
 
+    def read_held(
+        self, steps: range, tile: tuple[int, int], rows: int, columns: int
+    ) -> dict[int, Array]:
+        """Return those of some time steps of one shard that hold anything, by their number.
+
+        In order, each of shape (rows, columns). Raises CubeError for a damaged index.
+        """
+        (length, *_), (deep, high, wide) = self.shape.shard, self.shape.inner
+        number, fill = steps[0] // length, self.shape.fill
+        found = self._fetch((number, *tile), np.asarray(steps) - number * length)
+        if found is None:
+            return {}
+        maps: dict[int, Array] = {}
+        chunk = np.empty(self.shape.inner, dtype=self.shape.dtype)
+        for at, y, x in np.argwhere(found.held):
+            found.decode(chunk, at, y, x)
+            first = number * length + int(found.rows[at]) * deep
+            cut = np.s_[y * high : (y + 1) * high, x * wide : (x + 1) * wide]
+            for offset in np.flatnonzero(_held(chunk, fill)):
+                step = first + int(offset)
+                if step not in steps:
+                    continue
+                if step not in maps:
+                    maps[step] = np.full((rows, columns), fill, dtype=self.shape.dtype)
+                view = maps[step][cut]
+                view[:] = chunk[offset, : view.shape[0], : view.shape[1]]
+        return dict(sorted(maps.items()))
+
     def _fetch(self, place: Place, slots: NDArray[np.int64]) -> "_Fetched | None":
         """The inner chunks of one shard that hold some slots; None where nothing is there."""
         shape, key = self.shape, self._key(place)
@@ -335,8 +370,7 @@ class Shards:
         steps, high, wide = self.shape.inner
         chunk = np.empty(self.shape.inner, dtype=self.shape.dtype)
         for at, y, x in np.argwhere(found.held):
-            place = int(found.offsets[at, y, x]), int(found.sizes[at, y, x])
-            _decode_into(chunk, found.data, *place)
+            found.decode(chunk, at, y, x)
             wanted = slots // steps == found.rows[at]
             cut = np.s_[y * high : (y + 1) * high, x * wide : (x + 1) * wide]
             for slot, target in zip(slots[wanted] % steps, targets[wanted], strict=True):
@@ -365,8 +399,17 @@ def _index_of(key: str, tail: memoryview, shape: ShardShape) -> NDArray[np.uint6
 
 
 @njit(cache=True, nogil=True)
-def holds(values: Any, fill: int) -> bool:
-    """Tell whether anything but fill is among values (y, x)."""
+def _held(chunk: Any, fill: int) -> Any:
+    """Tell of each time step of an inner chunk whether anything but fill is there."""
+    held = np.empty(len(chunk), dtype=np.bool_)
+    for step in range(len(chunk)):
+        held[step] = _holds(chunk[step], fill)
+    return held
+
+
+@njit(cache=True, nogil=True)
+def _holds(values: Any, fill: int) -> bool:
+    """Whether anything but fill is there."""
     for row in values:
         for value in row:
             if value != fill:

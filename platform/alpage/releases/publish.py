@@ -38,7 +38,7 @@ from alpage.releases.geozarr import geozarr_attributes
 from alpage.releases.naming import COLLECTION, release_name
 from alpage.releases.pieces import Address, Piece, Place, write_here, write_on
 from alpage.releases.preview import draw_preview
-from alpage.releases.pyramid import branches, outline, peak_bytes
+from alpage.releases.pyramid import branches, outline, peak_bytes, pixel_bytes
 from alpage.releases.series import write_series
 from alpage.releases.shelf import Shelf, shelf_at
 from alpage.releases.stac import (
@@ -53,8 +53,8 @@ from alpage.releases.stac import (
     public_text,
 )
 
-MANY = 64
-"""Pieces that are worth a cluster: it takes half a minute to come, and a piece some seconds."""
+LARGE_BYTES = 16 * 2**30
+"""Pixels that are worth a cluster: two cores take a minute for them, a cluster half to come."""
 
 Workers = Callable[[Pace], AbstractContextManager[Client]]
 """Opens a cluster, whose size follows the pace."""
@@ -98,8 +98,8 @@ def publish_release(
     about
         What readers are told besides.
     workers
-        Opens a cluster for a release of many shards, which threads of this process write where
-        they are few, or where this is absent.
+        Opens a cluster for a large release. Threads of this process write a small one, and all
+        where this is absent.
 
     Raises
     ------
@@ -195,13 +195,13 @@ def _write_pieces(
     snapshot: str,
     workers: Workers | None,
 ) -> None:
-    n_pieces = sum(map(len, turns))
-    if workers is None or n_pieces < MANY:
+    if workers is None or pixel_bytes(place) < LARGE_BYTES:
         n_threads = max(1, min(CPU_COUNT, MEMORY_LIMIT // 2 // max(peak_bytes(place), 1)))
         for pieces in turns:
             write_here(pieces, place, n_threads)
         return
-    address, pace = Address(cube, snapshot, place.shelf.url, place.target), Pace(n_pieces)
+    address = Address(cube, snapshot, place.shelf.url, place.target)
+    pace = Pace(max(map(len, turns)))
     with workers(pace) as client:
         for pieces in turns:
             write_on(client, pieces, address, pace)

@@ -27,7 +27,6 @@ from alpage.cube.shards import (
     ShardShape,
     ShardWriter,
     create_layer,
-    holds,
     inner_chunk,
     shape_of,
 )
@@ -45,8 +44,8 @@ SIDE_PX = 256
 LEVELS = 3
 """Of a piece, beside its base: 64 tiles of that make one of its last."""
 
-Maps = tuple[NDArray[np.int64], NDArray[Any]]
-"""Slots of a shard that hold anything, and their pixels (slots, y, x)."""
+Maps = dict[int, NDArray[Any]]
+"""Pixels (y, x) by slot of the time axis, in order; those that hold anything."""
 
 
 def levels(grid: Grid) -> tuple[Grid, ...]:
@@ -106,6 +105,12 @@ def branches(place: Place) -> Iterator[list[Branch]]:
         ]
 
 
+def pixel_bytes(place: Place) -> int:
+    """Return how many bytes all slots of all layers are, without compression."""
+    arrays = [place.root[path] for path in place.contents.layer_paths]
+    return sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays)
+
+
 def peak_bytes(place: Place) -> int:
     """Return what the largest piece holds in memory: a shard as it is read, and one a level."""
     shapes = [map_first(shape_of(place.root[path])) for path in place.contents.layer_paths]
@@ -151,7 +156,7 @@ class _Pyramid:
     def put(self, row: int, tile: Tile, level: int, maps: Maps) -> None:
         """Write a shard of a level."""
         writer = ShardWriter(self.shape)
-        writer.add(*maps)
+        writer.add((slot - row * self.shape.shard[0] for slot in maps), maps.values())
         content = writer.finish()
         if content is not None:
             key = "/".join(map(str, (path_of(self.layer, level), "c", row, *tile)))
@@ -184,43 +189,36 @@ def map_first(shape: ShardShape) -> ShardShape:
     return replace(shape, shard=(steps, tile, tile), inner=(1, side, side))
 
 
-def _write_tile(layer: _Pyramid, row: int, tile: Tile, level: int) -> Maps | None:
-    """Write a tile and all below it; returns what it holds, None if nothing."""
+def _write_tile(layer: _Pyramid, row: int, tile: Tile, level: int) -> Maps:
+    """Write a tile and all below it; returns what it holds."""
     found = _read(layer, row, tile) if level == layer.base else _compose(layer, row, tile, level)
-    if found is not None and (level == 0 or level > layer.base):
+    if level == 0 or level > layer.base:
         layer.put(row, tile, level, found)
     return found
 
 
-def _read(layer: _Pyramid, row: int, tile: Tile) -> Maps | None:
-    steps = layer.shape.shard[0]
-    slots = np.arange(row * steps, min((row + 1) * steps, layer.n_slots))
-    values = layer.finest.read(slots, tile, *layer.grids[layer.base].tile_shape(tile))
-    held = np.flatnonzero([holds(one, layer.shape.fill) for one in values])
-    return (held, values[held]) if held.size else None
+def _read(layer: _Pyramid, row: int, tile: Tile) -> Maps:
+    first, steps = row * layer.shape.shard[0], layer.shape.shard[0]
+    slots = range(first, min(first + steps, layer.n_slots))
+    return layer.finest.read_held(slots, tile, *layer.grids[layer.base].tile_shape(tile))
 
 
-def _compose(layer: _Pyramid, row: int, tile: Tile, level: int) -> Maps | None:
+def _compose(layer: _Pyramid, row: int, tile: Tile, level: int) -> Maps:
     """Make a tile of a level of the four below it."""
-    steps, size, _ = layer.shape.shard
-    (rows, columns), fill = layer.grids[level].tile_shape(tile), layer.shape.fill
-    whole = np.full((steps, rows, columns), fill, dtype=layer.shape.dtype)
-    is_held = np.zeros(steps, dtype=bool)
+    shape, fill, size = layer.grids[level].tile_shape(tile), layer.shape.fill, layer.shape.shard[1]
+    maps: Maps = {}
     n_rows, n_columns = layer.grids[level - 1].tiles_yx
     for down, right in np.ndindex(2, 2):
         finer = 2 * tile[0] + down, 2 * tile[1] + right
         if finer[0] >= n_rows or finer[1] >= n_columns:
             continue
-        found = _write_tile(layer, row, finer, level - 1)
-        if found is None:
-            continue
-        slots, values = found
-        halved = layer.halve(values, fill)
         y, x = down * size // 2, right * size // 2
-        whole[slots, y : y + halved.shape[1], x : x + halved.shape[2]] = halved
-        is_held[slots] = True
-    held = np.flatnonzero(is_held)
-    return (held, whole[held]) if held.size else None
+        for slot, pixels in _write_tile(layer, row, finer, level - 1).items():
+            if slot not in maps:
+                maps[slot] = np.full(shape, fill, dtype=layer.shape.dtype)
+            halved = layer.halve(pixels, fill)
+            maps[slot][y : y + halved.shape[0], x : x + halved.shape[1]] = halved
+    return dict(sorted(maps.items()))
 
 
 def outline(place: Place) -> Documents:

@@ -211,8 +211,8 @@ def rollback(cube: str, snapshot: str | None = None) -> str:
 def release(study: Study) -> Release:
     """Publish what readers of the study's cube see as an immutable release.
 
-    A large one is written by the study's cluster, if that is not of this machine. Raises
-    GateFailed; what was released before is then as it was.
+    A large one is written by the study's cluster, if neither that nor cube and release are of
+    this machine. Raises GateFailed; what was released before is then as it was.
     """
     url = study.locate(study.cube)
     store = CubeStore.open(url)
@@ -234,7 +234,8 @@ def release(study: Study) -> Release:
         preview=product.preview,
         zones=study.zone_geometries(),
     )
-    workers = None if study.cluster.kind == "local" else partial(open_cluster, study.cluster)
+    is_here = study.cluster.kind == "local" or is_local(url) or is_local(study.releases)
+    workers = None if is_here else partial(open_cluster, study.cluster)
     return publish_release(
         url, snapshot, study.releases, scenes=scenes, about=told, workers=workers
     )

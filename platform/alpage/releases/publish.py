@@ -178,7 +178,8 @@ def _write_store(place: Place, cube: str, issue: Issue, workers: Workers | None)
     shelf, target = place.shelf, place.target
     documents, copies = copy_groups(place, partial(_placed, place.contents, issue))
     maps = outline(place)
-    turns: list[list[Piece]] = [[*copies], *(list[Piece](turn) for turn in branches(place))]
+    turns = [list[Piece](turn) for turn in branches(place)]
+    turns[0] += copies
     _write_pieces(place, turns, cube, issue.snapshot, workers)
     # Each pyramid is consolidated by itself too, as its convention has it.
     pyramids = {f"{MAPS}/{group.path}" for group in place.contents.layers}

@@ -4,7 +4,7 @@
     maps/<calendar>/1 ...    at half the resolution of the one before, down to one small picture
 
 Each level is cut in shards of as many pixels as a tile of the cube, so that one of a coarser
-level is made of four of the finer one, and no more than one shard a level is in memory.
+level is made of four of the finer one, whose pixels are let go of one by one.
 """
 
 import math

@@ -25,6 +25,7 @@ import zarr
 from matplotlib import image
 from obstore.store import MemoryStore
 from rasterio.errors import RasterioIOError
+from zarr.codecs import BloscCodec
 from zarr.core.buffer import default_buffer_prototype
 
 from alpage.archive.scene import describe
@@ -372,6 +373,29 @@ def test_an_unknown_snapshot_is_told(cube, destination: str) -> None:
     with pytest.raises(CubeError, match="has no snapshot"):
         publish_release(cube.url, "ABCDEFGHJKMNPQRSTVW0", destination, scenes=None, about=ABOUT)
     assert contents_of(destination) == {}
+
+
+def test_layers_of_another_encoding_are_refused(tmp_path: Path, destination: str) -> None:
+    store = CubeStore.create(str(tmp_path / "moss"))
+    session = store.repository.writable_session("main")
+    create(session, LAYOUT, IDENTITY)
+    root = zarr.open_group(session.store, mode="r+")
+    layer = root["day/ndvi"]
+    root.create_array(
+        "day/ndvi",
+        shape=layer.shape,
+        chunks=layer.chunks,
+        shards=layer.shards,
+        dtype=layer.dtype,
+        fill_value=layer.fill_value,
+        compressors=BloscCodec(),
+        dimension_names=("time", "y", "x"),
+        overwrite=True,
+    )
+    snapshot = session.commit("as it once was")
+    with pytest.raises(CubeError, match="day/ndvi was written by another version"):
+        publish_release(store.url, snapshot, destination, scenes=None, about=ABOUT)
+    assert not (Path(destination) / "collection.json").exists()
 
 
 def test_a_store_that_fails_midway_is_named(cube, destination: str) -> None:

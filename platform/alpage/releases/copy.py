@@ -22,7 +22,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.errors import ZarrUserWarning
 from zarr.storage import MemoryStore
 
-from alpage.cube.shards import ShardShape, recut, shape_of, time_first
+from alpage.cube.shards import ShardShape, check_encoding, recut, shape_of, time_first
 from alpage.errors import CubeError, StorageError
 from alpage.releases.pieces import Place
 
@@ -72,10 +72,11 @@ def copy_groups(place: Place, amend: Amend) -> tuple[Documents, list[Copies]]:
     """Copy a cube's groups but for the shards of its layers, which are returned in pieces.
 
     And the metadata of all nodes, written already but for the root's, which hold those of all.
-    Raises StorageError.
+    Raises StorageError, and CubeError for layers that are encoded as alpage does not any more.
     """
-    layers = place.contents.layer_paths
-    cuts = {path: shape_of(place.root[path]) for path in layers}
+    cuts = {path: shape_of(place.root[path]) for path in place.contents.layer_paths}
+    for path, cut in cuts.items():
+        check_encoding(place.root[path], cut)
     documents: Documents = {}
     shards: list[str] = []
 

@@ -12,6 +12,7 @@ short is finished under the same name, and one that is there is left alone.
 import datetime as dt
 import hashlib
 import json
+import logging
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -52,6 +53,8 @@ from alpage.releases.stac import (
     public_href,
     public_text,
 )
+
+logger = logging.getLogger(__name__)
 
 LARGE_BYTES = 16 * 2**30
 """Pixels that are worth a cluster: two cores take a minute for them, a cluster half to come."""
@@ -196,7 +199,11 @@ def _write_pieces(
     snapshot: str,
     workers: Workers | None,
 ) -> None:
-    if workers is None or pixel_bytes(place) < LARGE_BYTES:
+    n_bytes = pixel_bytes(place)
+    logger.info(
+        "release %s: %d pieces, %.1f GiB", place.target, sum(map(len, turns)), n_bytes / 2**30
+    )
+    if workers is None or n_bytes < LARGE_BYTES:
         n_threads = max(1, min(CPU_COUNT, MEMORY_LIMIT // 2 // max(peak_bytes(place), 1)))
         for pieces in turns:
             write_here(pieces, place, n_threads)
@@ -204,8 +211,9 @@ def _write_pieces(
     address = Address(cube, snapshot, place.shelf.url, place.target)
     pace = Pace(max(map(len, turns)))
     with workers(pace) as client:
-        for pieces in turns:
+        for number, pieces in enumerate(turns, 1):
             write_on(client, pieces, address, pace)
+            logger.info("release %s: turn %d of %d is written", place.target, number, len(turns))
 
 
 def _placed(

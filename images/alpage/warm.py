@@ -45,7 +45,9 @@ def build(folder: Path, valley: Valley, product: str) -> int:
         # So small a cube has no overviews.
         halve = halve_mode if layer.flags else halve_mean
         halve(np.zeros((2, 2), layer.dtype), layer.fill)
-    return verbs.run(study).n_blocks
+    report = verbs.run(study)
+    verbs.release(study)
+    return report.n_blocks
 
 
 def _study(folder: Path, valley: Valley, product: str) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """The two layouts of a release, for maps and for series: equal pixels, and few bytes for each."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,22 @@ import pytest
 import rioxarray  # noqa: F401 - gives datasets their .rio
 import xarray as xr
 import zarr
+from odc.geo.geobox import GeoBox
 from zarr.storage import LocalStore
 
-from alpage.cube.shards import ShardShape, time_first
+from alpage.cube import layout as cube_layout
+from alpage.cube.axes import axes_for
+from alpage.cube.shards import ShardShape, ShardWriter, recut, time_first
+from alpage.cube.store import CubeStore
+from alpage.errors import CubeError
 from alpage.grid import Grid
+from alpage.product import Band, Layer, Observe, Product
+from alpage.releases.publish import publish_release
 from alpage.releases.pyramid import levels
 from alpage.releases.validate import validate_node
+from alpage.timeaxis import Calendar, covering
 
-from .conftest import NOISE_DAYS, NOISE_GRID, STATES, Published
+from .conftest import ABOUT, IDENTITY, NOISE_DAYS, NOISE_GRID, STATES, Published
 
 
 def test_levels_are_half_as_fine_and_keep_their_corner() -> None:
@@ -49,6 +58,53 @@ def _halved(finer: xr.DataArray) -> np.ndarray:
     fill = finer.attrs["_FillValue"]
     means = finer.where(finer != fill).coarsen(y=2, x=2, boundary="pad").mean()
     return np.floor(means + 0.5).fillna(fill).to_numpy()
+
+
+# A layer may be called as Zarr calls its chunks; 64 tiles in a row take two turns.
+ROW = Grid(GeoBox((40, 2100), NOISE_GRID.transform, "EPSG:32631"), 34)
+LONE = Grid(GeoBox((301, 277), NOISE_GRID.transform, "EPSG:32631"), 301)
+
+
+@pytest.mark.parametrize(("grid", "n_levels"), [(ROW, 5), (LONE, 2)], ids=["row", "lone"])
+def test_small_and_odd_tiles_make_the_same_means(tmp_path: Path, grid: Grid, n_levels: int) -> None:
+    layer = Layer("c", Calendar.DAY, "int16", -1, valid_range=(0, 9999))
+    product = Product("noise", "1", (Observe("look", (Band("red"),), (layer,), lambda seen: {}),))
+    period = covering(Calendar.DAY, "2020-01-05", "2020-03-25")
+    layout = cube_layout.Layout(product, grid, axes_for(product, period, 96), (), {})
+    store = CubeStore.create(str(tmp_path / "noise"))
+    session = store.repository.writable_session("main")
+    identity = {**IDENTITY, "grid": grid.to_json(), "quarantined": {}}
+    cube_layout.create(session, layout, identity)
+    random = np.random.default_rng(6)
+    noise = random.integers(-1, 9999, (2, *grid.shape_yx)).astype("int16")
+    last = len(layout.axes[Calendar.DAY].span) - 1
+    zarr.open_group(session.store, mode="r+")["day/c"].oindex[[0, last]] = noise
+    snapshot = session.commit("noise")
+    about = replace(ABOUT, preview="", zones={})
+    release = publish_release(store.url, snapshot, str(tmp_path / "out"), scenes=None, about=about)
+    root = zarr.open_group(release.store, mode="r")
+    np.testing.assert_array_equal(root["day/c"].oindex[[0, last]], noise)
+    assert [name for name, _ in sorted(root["maps/day"].groups())] == list(
+        map(str, range(n_levels))
+    )
+    expected = noise
+    for number in range(n_levels):
+        level = root[f"maps/day/{number}/c"].oindex[[0, last]]
+        np.testing.assert_array_equal(level, expected)
+        attributes = {"_FillValue": -1}
+        expected = _halved(xr.DataArray(level, dims=("time", "y", "x"), attrs=attributes))
+
+
+def test_a_damaged_shard_is_told_by_its_key() -> None:
+    cut = ShardShape((64, 64, 64), (32, 64, 64), np.dtype("int16"), -1)
+    writer = ShardWriter(cut)
+    writer.add([0, 40], np.ones((2, 64, 64), dtype="int16"))
+    content = writer.finish()
+    assert content is not None
+    assert recut("day/ndvi/c/0/0/0", bytes(content), cut, time_first(cut)) is not None
+    content[:8] = b"no frame"
+    with pytest.raises(CubeError, match=r"day/ndvi/c/0/0/0 is damaged.*roll the cube back"):
+        recut("day/ndvi/c/0/0/0", bytes(content), cut, time_first(cut))
 
 
 def test_codes_stay_codes(published: Published) -> None:

@@ -73,6 +73,11 @@ class ShardShape:
         return t, y, x
 
     @property
+    def n_bytes(self) -> int:
+        """Bytes of the pixels of a shard."""
+        return math.prod(self.shard) * self.dtype.itemsize
+
+    @property
     def index_bytes(self) -> int:
         """Length of the index at the end of a shard."""
         return 16 * math.prod(self.chunks) + CRC_BYTES
@@ -232,7 +237,7 @@ def recut(key: str, content: bytes, old: ShardShape, new: ShardShape) -> bytearr
             if offset == ABSENT:
                 part[:] = old.fill
             else:
-                _decode_into(part, content, int(offset), int(size))
+                _decode_into(key, part, content, int(offset), int(size))
         for row, at in np.ndindex(high // side, wide // side):
             chunk[:] = column[:, row * side : (row + 1) * side, at * side : (at + 1) * side]
             if _holds(chunk.reshape(-1, side), old.fill):
@@ -244,6 +249,7 @@ def recut(key: str, content: bytes, old: ShardShape, new: ShardShape) -> bytearr
 class _Fetched:
     """Inner chunks of one shard as they are stored."""
 
+    key: str
     data: memoryview
     rows: NDArray[np.int64]
     """Numbers along time of the inner chunks, which the arrays below begin with."""
@@ -254,7 +260,8 @@ class _Fetched:
 
     def decode(self, chunk: Array, at: int, y: int, x: int) -> None:
         """Decode one of the inner chunks that are held into an array."""
-        _decode_into(chunk, self.data, int(self.offsets[at, y, x]), int(self.sizes[at, y, x]))
+        place = int(self.offsets[at, y, x]), int(self.sizes[at, y, x])
+        _decode_into(self.key, chunk, self.data, *place)
 
 
 @cache
@@ -357,7 +364,7 @@ class Shards:
         if data is None:
             raise CubeError(f"cube: {key} went away while it was read; was it garbage collected?")
         offsets[held] -= np.uint64(first)
-        return _Fetched(data, rows, held, offsets, sizes)
+        return _Fetched(key, data, rows, held, offsets, sizes)
 
     def _decode(
         self,
@@ -385,10 +392,15 @@ class Shards:
         return "/".join([self._path, "c", *map(str, place)])
 
 
-def _decode_into(out: Array, data: bytes | memoryview, start: int, size: int) -> None:
-    """Decode the inner chunk that lies at a place of some data into a contiguous array."""
+def _decode_into(key: str, out: Array, data: bytes | memoryview, start: int, size: int) -> None:
+    """Decode the inner chunk that lies at a place of a shard into a contiguous array."""
     piece = memoryview(data)[start : start + size]
-    imagecodecs.zstd_decode(piece, out=out.reshape(-1).view(np.uint8).data)
+    try:
+        imagecodecs.zstd_decode(piece, out=out.reshape(-1).view(np.uint8).data)
+    except imagecodecs.ZstdError as error:
+        raise CubeError(
+            f"cube: {key} is damaged ({error}); roll the cube back or rebuild it"
+        ) from error
 
 
 def _index_of(key: str, tail: memoryview, shape: ShardShape) -> NDArray[np.uint64]:

@@ -5,10 +5,9 @@ anew, time first; all else are the bytes they are. Few shards are in memory at o
 """
 
 import asyncio
-import contextlib
 import json
 import warnings
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import batched
@@ -23,11 +22,13 @@ from zarr.errors import ZarrUserWarning
 from zarr.storage import MemoryStore
 
 from alpage.cube.shards import ShardShape, check_encoding, recut, shape_of, time_first
-from alpage.errors import CubeError, StorageError
+from alpage.errors import StorageError
 from alpage.releases.pieces import Place
 
 IN_FLIGHT = 8
-"""Shards of a piece copied at once; each is in memory once, or twice where it is cut anew."""
+"""Objects copied at once, at most."""
+MOST_BYTES = 256 * 2**20
+"""Pixels of the shards that are copied at once, though one may be of more."""
 SHARDS = 16
 """Shards of a piece."""
 METADATA = "zarr.json"
@@ -46,26 +47,35 @@ class Copies:
 
     def write(self, place: Place) -> None:
         """Copy them, cut anew where they are not time first yet."""
-        _run(self._copy(place))
+        _run(place, self._copy(place))
 
     async def _copy(self, place: Place) -> None:
-        shapes = {key.partition("/c/")[0] for key in self.keys}
-        cuts = {path: shape_of(place.root[path]) for path in shapes}
-        places = asyncio.Semaphore(IN_FLIGHT)
+        layers = {key.rpartition("/c/")[0] for key in self.keys}
+        cuts = {path: shape_of(place.root[path]) for path in layers}
 
         async def one(key: str) -> None:
-            cut = cuts[key.partition("/c/")[0]]
-            async with places:
-                stored = await _read(place, key)
-                content: bytes | bytearray | None = stored
-                if (new := time_first(cut)) != cut:
-                    content = await asyncio.to_thread(recut, key, stored, cut, new)
-                if content is not None:
-                    await _put(place, key, content)
+            cut = cuts[key.rpartition("/c/")[0]]
+            stored = await _read(place, key)
+            content: bytes | bytearray | None = stored
+            if (new := time_first(cut)) != cut:
+                content = await asyncio.to_thread(recut, key, stored, cut, new)
+            if content is not None:
+                await _put(place, key, content)
 
-        async with _failures_told(place), asyncio.TaskGroup() as tasks:
-            for key in self.keys:
-                tasks.create_task(one(key))
+        await _each(self.keys, one, min(map(_at_once, cuts.values())))
+
+
+def copy_bytes(place: Place) -> int:
+    """Return what the shards that a piece copies at once hold in memory at most.
+
+    Each is there as it is stored, and as it is cut anew: not much more than its pixels.
+    """
+    cuts = [shape_of(place.root[path]) for path in place.contents.layer_paths]
+    return max((2 * _at_once(cut) * cut.n_bytes for cut in cuts), default=0)
+
+
+def _at_once(cut: ShardShape) -> int:
+    return max(1, min(IN_FLIGHT, MOST_BYTES // cut.n_bytes))
 
 
 def copy_groups(place: Place, amend: Amend) -> tuple[Documents, list[Copies]]:
@@ -80,28 +90,35 @@ def copy_groups(place: Place, amend: Amend) -> tuple[Documents, list[Copies]]:
     documents: Documents = {}
     shards: list[str] = []
 
-    async def copy() -> None:
-        async with _failures_told(place):
-            documents[METADATA] = _amended(METADATA, await _read(place, METADATA), cuts, amend)
-            for group in place.contents.top_groups:
-                async for key in place.root.store.list_prefix(f"{group}/"):
-                    layer, _, rest = key.partition("/c/")
-                    if rest and layer in cuts:
-                        shards.append(key)
-                        continue
-                    content = await _read(place, key)
-                    if key.rsplit("/", 1)[-1] == METADATA:
-                        content = documents[key] = _amended(key, content, cuts, amend)
-                    await _put(place, key, content)
+    async def one(key: str) -> None:
+        content = await _read(place, key)
+        if key.rsplit("/", 1)[-1] == METADATA:
+            content = documents[key] = _amended(key, content, cuts, amend)
+        if key != METADATA:
+            await _put(place, key, content)
 
-    _run(copy())
+    async def copy() -> None:
+        small = [METADATA]
+        for group in place.contents.top_groups:
+            async for key in place.root.store.list_prefix(f"{group}/"):
+                layer, _, rest = key.rpartition("/c/")
+                (shards if rest and layer in cuts else small).append(key)
+        await _each(small, one, IN_FLIGHT)
+
+    _run(place, copy())
     return documents, [Copies(keys) for keys in batched(sorted(shards), SHARDS)]
 
 
-def _run(copying: Coroutine[Any, Any, None]) -> None:
-    # In a thread of its own: a caller such as a notebook may already run an event loop here.
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(asyncio.run, copying).result()
+def _run(place: Place, copying: Coroutine[Any, Any, None]) -> None:
+    """Copy in a thread of its own: a caller such as a notebook may run an event loop here."""
+    try:
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(asyncio.run, copying).result()
+    except (ExceptionGroup, BaseError, FileNotFoundError, icechunk.IcechunkError) as error:
+        first = _first(error)
+        if isinstance(first, BaseError | FileNotFoundError | icechunk.IcechunkError):
+            raise place.shelf.failure("copy the cube to", place.target, first) from None
+        raise first from None
 
 
 async def _read(place: Place, key: str) -> bytes:
@@ -118,18 +135,21 @@ async def _put(place: Place, key: str, content: bytes | bytearray) -> None:
     await obstore.put_async(shelf.store, shelf.key(path), content, attributes=told)
 
 
-@contextlib.asynccontextmanager
-async def _failures_told(place: Place) -> AsyncIterator[None]:
-    try:
-        yield
-    except* (StorageError, CubeError) as several:
-        raise _first(several) from None
-    except* (BaseError, icechunk.IcechunkError) as several:
-        raise place.shelf.failure("copy the cube to", place.target, _first(several)) from None
+async def _each(
+    keys: Iterable[str], copy: Callable[[str], Coroutine[Any, Any, None]], at_once: int
+) -> None:
+    turns = asyncio.Semaphore(at_once)
+
+    async def one(key: str) -> None:
+        async with turns:
+            await copy(key)
+
+    async with asyncio.TaskGroup() as tasks:
+        for key in keys:
+            tasks.create_task(one(key))
 
 
-def _first(several: BaseExceptionGroup[Any]) -> BaseException:
-    error: BaseException = several
+def _first(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

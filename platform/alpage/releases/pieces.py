@@ -1,26 +1,29 @@
 """The heavy part of a release in pieces, which threads here or the workers of a cluster write."""
 
+import math
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Protocol, Self
 
 import zarr
-from distributed import Client, KilledWorker, as_completed
+from distributed import Client, Future, KilledWorker, as_completed
 from distributed.client import FutureCancelledError
 
 from alpage.cube.store import CubeStore
 from alpage.engine.report import Pace
-from alpage.engine.workers import workers_of
-from alpage.errors import ClusterError
+from alpage.engine.run import OUT_OF_MEMORY
+from alpage.errors import ClusterError, StorageError
+from alpage.objectstore import is_passing, tries
 from alpage.releases.contents import Contents, read_contents
 from alpage.releases.shelf import Shelf, shelf_at
 
 AHEAD = 2
 """Pieces at the cluster for each thread: one that it writes, and one that waits there."""
-TRIES = 2
-"""How often a worker begins a piece that failed."""
+LOOK_S = 5.0
+"""Between two counts of the workers: pods arrive one by one."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Piece(Protocol):
 def write_here(pieces: Iterable[Piece], place: Place, n_threads: int) -> None:
     """Write pieces by threads of this process; raises the first failure."""
     with ThreadPoolExecutor(n_threads) as pool:
-        list(pool.map(lambda piece: piece.write(place), pieces))
+        list(pool.map(partial(_write, place=place), pieces))
 
 
 def write_on(client: Client, pieces: list[Piece], address: Address, pace: Pace) -> None:
@@ -68,35 +71,61 @@ def write_on(client: Client, pieces: list[Piece], address: Address, pace: Pace) 
     The scheduler is given as many as keep its workers busy; workers may come and go.
     """
     flying = as_completed()
+    room, looked = 1, -math.inf
     try:
         for number, piece in enumerate(pieces):
             pace.tasks = len(pieces) - number + flying.count()
-            while flying.count() >= AHEAD * max(_threads_of(client), 1):
-                next(flying).result()
-            flying.add(client.submit(_write, piece, address, pure=False, retries=TRIES - 1))
+            if time.monotonic() - looked > LOOK_S:
+                room, looked = AHEAD * max(sum(client.nthreads().values()), 1), time.monotonic()
+            while flying.count() >= room:
+                _landed(next(flying), pace)
+            flying.add(client.submit(_write_at, piece, address, pure=False))
         for future in flying:
             pace.tasks = flying.count()
-            future.result()
-    except KilledWorker as error:
-        raise ClusterError(
-            "release: each worker that wrote a piece of it ended. Most often they passed their "
-            "memory limit: raise cluster.memory_gib. Readers see what they saw; release again"
-        ) from error
+            _landed(future, pace)
     except (OSError, FutureCancelledError) as error:
-        raise ClusterError(
-            "release: the cluster's scheduler went away while it was written; readers see what "
-            "they saw, release again"
-        ) from error
+        raise _scheduler_gone() from error
     finally:
         flying.clear()
 
 
-def _threads_of(client: Client) -> int:
-    return sum(worker["nthreads"] for worker in workers_of(client).values())
+def _landed(future: Future, pace: Pace) -> None:
+    """Raise what a piece failed with, which is no failure of the cluster but where it is lost."""
+    failure = future.exception()
+    if failure is None:
+        return
+    if isinstance(failure, KilledWorker):
+        raise ClusterError(
+            "release: each worker that wrote a piece of it ended. "
+            f"{pace.waiting or OUT_OF_MEMORY}. Readers see what they saw; release again"
+        ) from failure
+    if isinstance(failure, FutureCancelledError):
+        raise _scheduler_gone() from failure
+    if isinstance(failure, OSError):
+        raise StorageError(f"release: a worker could not write a piece: {failure}") from failure
+    raise failure
 
 
-def _write(piece: Piece, address: Address) -> None:
-    piece.write(_opened(address))
+def _scheduler_gone() -> ClusterError:
+    return ClusterError(
+        "release: the cluster's scheduler went away while it was written; readers see what they "
+        "saw, release again"
+    )
+
+
+def _write_at(piece: Piece, address: Address) -> None:
+    _write(piece, _opened(address))
+
+
+def _write(piece: Piece, place: Place) -> None:
+    """Write a piece, again where the store's trouble may pass."""
+    for is_last in tries():
+        try:
+            return piece.write(place)
+        except StorageError as error:
+            if is_last or not is_passing(error):
+                raise
+    raise AssertionError("unreachable")
 
 
 @lru_cache(maxsize=1)

@@ -34,7 +34,7 @@ from alpage.engine.report import Pace
 from alpage.errors import CubeBusy, StorageError
 from alpage.objectstore import on_s3, touch
 from alpage.releases.contents import Contents
-from alpage.releases.copy import METADATA, consolidated, copy_groups
+from alpage.releases.copy import METADATA, consolidated, copy_bytes, copy_groups
 from alpage.releases.geozarr import geozarr_attributes
 from alpage.releases.naming import COLLECTION, release_name
 from alpage.releases.pieces import Address, Piece, Place, write_here, write_on
@@ -204,7 +204,8 @@ def _write_pieces(
         "release %s: %d pieces, %.1f GiB", place.target, sum(map(len, turns)), n_bytes / 2**30
     )
     if workers is None or n_bytes < LARGE_BYTES:
-        n_threads = max(1, min(CPU_COUNT, MEMORY_LIMIT // 2 // max(peak_bytes(place), 1)))
+        peak = max(peak_bytes(place), copy_bytes(place), 1)
+        n_threads = max(1, min(CPU_COUNT, MEMORY_LIMIT // 2 // peak))
         for pieces in turns:
             write_here(pieces, place, n_threads)
         return

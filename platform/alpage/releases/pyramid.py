@@ -112,10 +112,9 @@ def pixel_bytes(place: Place) -> int:
 
 
 def peak_bytes(place: Place) -> int:
-    """Return what the largest piece holds in memory: a shard as it is read, and one a level."""
+    """Return what the largest branch holds in memory: a shard as it is read, and one a level."""
     shapes = [map_first(shape_of(place.root[path])) for path in place.contents.layer_paths]
-    held = (math.prod(shape.shard) * shape.dtype.itemsize for shape in shapes)
-    return max(held, default=0) * (LEVELS + 2)
+    return max((shape.n_bytes for shape in shapes), default=0) * (LEVELS + 2)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 import datetime as dt
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import icechunk
 import numpy as np
 import pytest
 import zarr
@@ -97,14 +99,21 @@ def stored_ndvi() -> np.ndarray:
     return ramp
 
 
+def begin(
+    url: str, layout: cube_layout.Layout, identity: dict[str, Any]
+) -> tuple[CubeStore, icechunk.Session, zarr.Group]:
+    """A new cube, the session that lays it out, and its root to write to."""
+    store = CubeStore.create(url)
+    session = store.repository.writable_session("main")
+    cube_layout.create(session, layout, identity)
+    return store, session, zarr.open_group(session.store, mode="r+")
+
+
 @pytest.fixture(scope="session")
 def cube(tmp_path_factory: pytest.TempPathFactory) -> Written:
     """The cube: one observed day in a first snapshot, two in a second."""
     url = str(tmp_path_factory.mktemp("cube") / "moss")
-    store = CubeStore.create(url)
-    session = store.repository.writable_session("main")
-    cube_layout.create(session, LAYOUT, IDENTITY)
-    root = zarr.open_group(session.store, mode="r+")
+    store, session, root = begin(url, LAYOUT, IDENTITY)
     ndvi, day = stored_ndvi(), slot_of("2020-01-05")
     root["day/ndvi"][day] = ndvi
     root["day/observed"][day] = 1
@@ -169,7 +178,7 @@ class Published:
 
     pixels: dict[str, np.ndarray]
     slots: list[int]
-    """Of the days that hold any; of the season the first."""
+    """Of the days that hold any."""
     cube: str
     snapshot: str
     store: str
@@ -180,16 +189,10 @@ class Published:
 def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
     """A release of noise with holes, and of a map that lies in one tile alone."""
     axes = axes_for(PRODUCT, NOISE_PERIOD, 96)
-    store = CubeStore.create(str(tmp_path_factory.mktemp("cube") / "moss"))
-    session = store.repository.writable_session("main")
-    identity = {
-        **IDENTITY,
-        "grid": NOISE_GRID.to_json(),
-        "period": list(NOISE_DAYS[::2]),
-    }
     layout = cube_layout.Layout(PRODUCT, NOISE_GRID, axes, ZONES, {"means": (2,)})
-    cube_layout.create(session, layout, identity)
-    root = zarr.open_group(session.store, mode="r+")
+    identity = {**IDENTITY, "grid": NOISE_GRID.to_json(), "period": list(NOISE_DAYS[::2])}
+    url = str(tmp_path_factory.mktemp("cube") / "moss")
+    store, session, root = begin(url, layout, identity)
     random = np.random.default_rng(5)
     start = axes[Calendar.DAY].span.start
     slots = [int(np.datetime64(day).astype(int)) - start for day in NOISE_DAYS]

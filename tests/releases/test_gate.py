@@ -4,17 +4,17 @@ import json
 
 import numpy as np
 import pytest
-import zarr
 
 from alpage.cube import layout as cube_layout
 from alpage.cube.axes import axes_for
 from alpage.cube.ledger import BlockId, Ledger, Record
-from alpage.cube.store import CubeStore
 from alpage.errors import GateFailed
 from alpage.grid import Grid
 from alpage.product import Band, Layer, Observe, Product
 from alpage.releases.gate import BlockStatistics, check, check_cube, judge
 from alpage.timeaxis import Calendar, covering
+
+from .conftest import begin
 
 
 def layer(**limits: object) -> Layer:
@@ -128,10 +128,7 @@ def test_a_cube_is_judged_by_its_own_ledger(tmp_path, cube) -> None:
     def cube_with(period: tuple[str, str], maximum: int, mean: int, name: str) -> tuple:
         axes = axes_for(product, covering(Calendar.DAY, *period), 32)
         layout = cube_layout.Layout(product, grid, axes, (), {})
-        store = CubeStore.create(str(tmp_path / name))
-        session = store.repository.writable_session("main")
-        cube_layout.create(session, layout, {})
-        root = zarr.open_group(session.store, mode="r+")
+        store, session, root = begin(str(tmp_path / name), layout, {})
         record = Record(
             BlockId("look", 571, (1, 0)),
             (1, 2),

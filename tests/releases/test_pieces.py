@@ -12,7 +12,7 @@ from alpage.errors import ClusterError, CubeError
 from alpage.releases import publish as publishing
 from alpage.releases import pyramid
 from alpage.releases.pieces import Address, write_on
-from alpage.releases.publish import publish_release
+from alpage.releases.publish import Release, Workers, publish_release
 from alpage.study import ClusterChoice
 
 from .conftest import ABOUT, Published
@@ -27,13 +27,23 @@ def store_of(folder: str) -> dict[str, bytes]:
     return {str(file.relative_to(store)): file.read_bytes() for file in files}
 
 
+def publish_again(published: Published, folder: Path, workers: Workers | None = None) -> Release:
+    """The same snapshot, published to another place."""
+    return publish_release(
+        published.cube,
+        published.snapshot,
+        str(folder),
+        scenes=None,
+        about=ABOUT,
+        workers=workers,
+    )
+
+
 def test_pieces_of_one_level_make_the_same_pyramid(
     published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pyramid, "LEVELS", 1)
-    again = publish_release(
-        published.cube, published.snapshot, str(tmp_path), scenes=None, about=ABOUT
-    )
+    again = publish_again(published, tmp_path)
     assert store_of(again.store) == store_of(published.store)
 
 
@@ -47,14 +57,7 @@ def test_workers_write_what_threads_do(
         paces.append(pace)
         return local(pace)
 
-    again = publish_release(
-        published.cube,
-        published.snapshot,
-        str(tmp_path),
-        scenes=None,
-        about=ABOUT,
-        workers=workers,
-    )
+    again = publish_again(published, tmp_path, workers)
     assert store_of(again.store) == store_of(published.store)
     assert [pace.tasks for pace in paces] == [0]
 
@@ -63,14 +66,7 @@ def test_a_small_release_opens_no_cluster(published: Published, tmp_path: Path) 
     def workers(pace: Pace):
         raise AssertionError("a cluster for a handful of shards")
 
-    publish_release(
-        published.cube,
-        published.snapshot,
-        str(tmp_path),
-        scenes=None,
-        about=ABOUT,
-        workers=workers,
-    )
+    publish_again(published, tmp_path, workers)
 
 
 PIECES = """

@@ -30,9 +30,7 @@ from zarr.core.buffer import default_buffer_prototype
 
 from alpage.archive.scene import describe
 from alpage.archive.scenes import SceneList
-from alpage.cube.layout import create
 from alpage.cube.reader import open_cube
-from alpage.cube.store import CubeStore
 from alpage.errors import CubeBusy, CubeError, StorageError
 from alpage.releases import preview
 from alpage.releases import publish as publishing
@@ -42,7 +40,7 @@ from alpage.releases.publish import Release, publish_on, publish_release
 from alpage.releases.shelf import Shelf, shelf_at
 from alpage.releases.validate import validate_collection, validate_node
 
-from .conftest import ABOUT, IDENTITY, LAYOUT, OUTLINES, slot_of
+from .conftest import ABOUT, IDENTITY, LAYOUT, OUTLINES, begin, slot_of
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -332,9 +330,7 @@ def test_another_cubes_releases_are_left_alone(cube, destination: str) -> None:
 def test_a_cube_of_the_same_name_is_another(cube, tmp_path: Path, destination: str) -> None:
     release = publish_release(cube.url, cube.first, destination, scenes=None, about=ABOUT)
     kept = contents_of(destination)
-    other = CubeStore.create(str(tmp_path / "other" / "moss"))
-    session = other.repository.writable_session("main")
-    create(session, LAYOUT, IDENTITY)
+    other, session, _ = begin(str(tmp_path / "other" / "moss"), LAYOUT, IDENTITY)
     snapshot = session.commit("laid out")
     with pytest.raises(
         StorageError, match=r"another cube of that name, made .* elsewhere; give each"
@@ -361,8 +357,7 @@ def test_a_cube_made_anew_in_its_place_goes_on(cube, tmp_path: Path, destination
     url = str(shutil.copytree(cube.url, tmp_path / "moss"))
     old = publish_release(url, cube.first, destination, scenes=None, about=ABOUT)
     shutil.rmtree(url)
-    session = CubeStore.create(url).repository.writable_session("main")
-    create(session, LAYOUT, IDENTITY)
+    _, session, _ = begin(url, LAYOUT, IDENTITY)
     anew = session.commit("laid out")
     new = publish_release(url, anew, destination, scenes=None, about=ABOUT)
     link = pystac.Collection.from_file(new.collection).get_single_link("predecessor-version")
@@ -376,10 +371,7 @@ def test_an_unknown_snapshot_is_told(cube, destination: str) -> None:
 
 
 def test_layers_of_another_encoding_are_refused(tmp_path: Path, destination: str) -> None:
-    store = CubeStore.create(str(tmp_path / "moss"))
-    session = store.repository.writable_session("main")
-    create(session, LAYOUT, IDENTITY)
-    root = zarr.open_group(session.store, mode="r+")
+    store, session, root = begin(str(tmp_path / "moss"), LAYOUT, IDENTITY)
     layer = root["day/ndvi"]
     root.create_array(
         "day/ndvi",

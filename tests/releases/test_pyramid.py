@@ -16,7 +16,6 @@ from zarr.storage import LocalStore
 from alpage.cube import layout as cube_layout
 from alpage.cube.axes import axes_for
 from alpage.cube.shards import ShardShape, ShardWriter, recut, time_first
-from alpage.cube.store import CubeStore
 from alpage.errors import CubeError
 from alpage.grid import Grid
 from alpage.product import Band, Layer, Observe, Product
@@ -25,7 +24,7 @@ from alpage.releases.pyramid import levels
 from alpage.releases.validate import validate_node
 from alpage.timeaxis import Calendar, covering
 
-from .conftest import ABOUT, IDENTITY, NOISE_DAYS, NOISE_GRID, STATES, Published
+from .conftest import ABOUT, IDENTITY, NOISE_DAYS, NOISE_GRID, STATES, Published, begin
 
 
 def test_levels_are_half_as_fine_and_keep_their_corner() -> None:
@@ -71,14 +70,12 @@ def test_small_and_odd_tiles_make_the_same_means(tmp_path: Path, grid: Grid, n_l
     product = Product("noise", "1", (Observe("look", (Band("red"),), (layer,), lambda seen: {}),))
     period = covering(Calendar.DAY, "2020-01-05", "2020-03-25")
     layout = cube_layout.Layout(product, grid, axes_for(product, period, 96), (), {})
-    store = CubeStore.create(str(tmp_path / "noise"))
-    session = store.repository.writable_session("main")
     identity = {**IDENTITY, "grid": grid.to_json(), "quarantined": {}}
-    cube_layout.create(session, layout, identity)
+    store, session, root = begin(str(tmp_path / "noise"), layout, identity)
     random = np.random.default_rng(6)
     noise = random.integers(-1, 9999, (2, *grid.shape_yx)).astype("int16")
     last = len(layout.axes[Calendar.DAY].span) - 1
-    zarr.open_group(session.store, mode="r+")["day/c"].oindex[[0, last]] = noise
+    root["day/c"].oindex[[0, last]] = noise
     snapshot = session.commit("noise")
     about = replace(ABOUT, preview="", zones={})
     release = publish_release(store.url, snapshot, str(tmp_path / "out"), scenes=None, about=about)

@@ -222,7 +222,7 @@ def time_first(shape: ShardShape) -> ShardShape:
 def recut(key: str, content: bytes, old: ShardShape, new: ShardShape) -> bytearray | None:
     """Return the shard of a key in the inner chunks of its `time_first` shape: the same pixels.
 
-    None where it holds nothing but fill. Raises CubeError for a damaged index.
+    None where it holds nothing but fill. Raises CubeError for a damaged one.
     """
     index = _index_of(key, memoryview(content)[-old.index_bytes :], old)
     packed = _Packed(new)
@@ -324,7 +324,7 @@ class Shards:
     ) -> dict[int, Array]:
         """Return those of some time steps of one shard that hold anything, by their number.
 
-        In order, each of shape (rows, columns). Raises CubeError for a damaged index.
+        In order, each of shape (rows, columns). Raises CubeError for a damaged shard.
         """
         (length, *_), (deep, high, wide) = self.shape.shard, self.shape.inner
         number, fill = steps[0] // length, self.shape.fill

@@ -22,6 +22,7 @@ from alpage.engine.block import run_chain, withdrawn
 from alpage.engine.shared import told
 from alpage.engine.tally import Reason, Running, reason_of
 from alpage.engine.task import Chain, Done, Outcome
+from alpage.engine.workers import Threads
 from alpage.errors import ClusterError
 
 AHEAD_S = 0.2
@@ -29,8 +30,6 @@ AHEAD_S = 0.2
 MOST_AHEAD = 64
 PAUSE_S = 0.05
 """Between two looks at what came back, where enough waits at each thread."""
-LOOK_S = 5.0
-"""Between two counts of the workers: pods arrive one by one."""
 
 
 class Flight:
@@ -42,8 +41,8 @@ class Flight:
         self._pool = as_completed()
         self._flying: dict[str, tuple[Chain, Future]] = {}
         self._seconds: float | None = None
-        self._looked = self._landed = -math.inf
-        self._threads = 1
+        self._landed = -math.inf
+        self._threads = Threads(client)
 
     def __len__(self) -> int:
         """Number of blocks under way, those of later steps included."""
@@ -62,10 +61,8 @@ class Flight:
     @property
     def threads(self) -> int:
         """Number of threads of all workers; at least one."""
-        if time.monotonic() - self._looked > LOOK_S:
-            self._threads = _threads_of(self._client) or 1
-            self._looked = time.monotonic()
-        return self._threads
+        with _scheduler_there():
+            return self._threads.count
 
     @property
     def room(self) -> int:
@@ -187,11 +184,6 @@ def _key(chain: Chain) -> str:
     place = f"{block.step}-{block.block}-{block.tile[0]}-{block.tile[1]}"
     until = f"-{last.id.step}-{last.id.block}" if len(chain) > 1 else ""
     return f"{place}{until}-{first.attempt}-{time.monotonic_ns()}"
-
-
-def _threads_of(client: Client) -> int:
-    with _scheduler_there():
-        return sum(client.nthreads().values())
 
 
 @contextlib.contextmanager

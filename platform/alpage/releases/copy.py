@@ -21,7 +21,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.errors import ZarrUserWarning
 from zarr.storage import MemoryStore
 
-from alpage.cube.shards import ShardShape, check_encoding, recut, shape_of, time_first
+from alpage.cube.shards import ShardShape, check_encoding, recut, time_first
 from alpage.errors import StorageError
 from alpage.releases.pieces import Place
 
@@ -50,11 +50,11 @@ class Copies:
         _run(place, self._copy(place))
 
     async def _copy(self, place: Place) -> None:
-        layers = {key.rpartition("/c/")[0] for key in self.keys}
-        cuts = {path: shape_of(place.root[path]) for path in layers}
+        def cut_of(key: str) -> ShardShape:
+            return place.cuts[key.rpartition("/c/")[0]]
 
         async def one(key: str) -> None:
-            cut = cuts[key.rpartition("/c/")[0]]
+            cut = cut_of(key)
             stored = await _read(place, key)
             content: bytes | bytearray | None = stored
             if (new := time_first(cut)) != cut:
@@ -62,7 +62,7 @@ class Copies:
             if content is not None:
                 await _put(place, key, content)
 
-        await _each(self.keys, one, min(map(_at_once, cuts.values())))
+        await _each(self.keys, one, min(_at_once(cut_of(key)) for key in self.keys))
 
 
 def copy_bytes(place: Place) -> int:
@@ -70,8 +70,7 @@ def copy_bytes(place: Place) -> int:
 
     Each is there as it is stored, and as it is cut anew: not much more than its pixels.
     """
-    cuts = [shape_of(place.root[path]) for path in place.contents.layer_paths]
-    return max((2 * _at_once(cut) * cut.n_bytes for cut in cuts), default=0)
+    return max((2 * _at_once(cut) * cut.n_bytes for cut in place.cuts.values()), default=0)
 
 
 def _at_once(cut: ShardShape) -> int:
@@ -84,8 +83,7 @@ def copy_groups(place: Place, amend: Amend) -> tuple[Documents, list[Copies]]:
     And the metadata of all nodes, written already but for the root's, which hold those of all.
     Raises StorageError, and CubeError for layers that are encoded as alpage does not any more.
     """
-    cuts = {path: shape_of(place.root[path]) for path in place.contents.layer_paths}
-    for path, cut in cuts.items():
+    for path, cut in place.cuts.items():
         check_encoding(place.root[path], cut)
     documents: Documents = {}
     shards: list[str] = []
@@ -93,7 +91,7 @@ def copy_groups(place: Place, amend: Amend) -> tuple[Documents, list[Copies]]:
     async def one(key: str) -> None:
         content = await _read(place, key)
         if key.rsplit("/", 1)[-1] == METADATA:
-            content = documents[key] = _amended(key, content, cuts, amend)
+            content = documents[key] = _amended(key, content, place.cuts, amend)
         if key != METADATA:
             await _put(place, key, content)
 
@@ -102,7 +100,7 @@ def copy_groups(place: Place, amend: Amend) -> tuple[Documents, list[Copies]]:
         for group in place.contents.top_groups:
             async for key in place.root.store.list_prefix(f"{group}/"):
                 layer, _, rest = key.rpartition("/c/")
-                (shards if rest and layer in cuts else small).append(key)
+                (shards if rest and layer in place.cuts else small).append(key)
         await _each(small, one, IN_FLIGHT)
 
     _run(place, copy())
@@ -155,13 +153,13 @@ def _first(error: BaseException) -> BaseException:
     return error
 
 
-def _amended(key: str, content: bytes, shapes: Mapping[str, ShardShape], amend: Amend) -> bytes:
+def _amended(key: str, content: bytes, cuts: Mapping[str, ShardShape], amend: Amend) -> bytes:
     document, path = json.loads(content), key.removesuffix(METADATA).strip("/")
     added = amend(path, document)
     document["attributes"] = {**document.get("attributes", {}), **added}
-    if path in shapes:
+    if path in cuts:
         (sharding,) = document["codecs"]
-        sharding["configuration"]["chunk_shape"] = list(time_first(shapes[path]).inner)
+        sharding["configuration"]["chunk_shape"] = list(time_first(cuts[path]).inner)
     return json.dumps(document).encode()
 
 

@@ -1,20 +1,20 @@
 """The heavy part of a release in pieces, which threads here or the workers of a cluster write."""
 
-import math
-import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import Protocol, Self
 
 import zarr
 from distributed import Client, Future, KilledWorker, as_completed
 from distributed.client import FutureCancelledError
 
+from alpage.cube.shards import ShardShape, shape_of
 from alpage.cube.store import CubeStore
 from alpage.engine.report import Pace
 from alpage.engine.run import OUT_OF_MEMORY
+from alpage.engine.workers import Threads
 from alpage.errors import ClusterError, StorageError
 from alpage.objectstore import is_passing, tries
 from alpage.releases.contents import Contents, read_contents
@@ -22,8 +22,6 @@ from alpage.releases.shelf import Shelf, shelf_at
 
 AHEAD = 2
 """Pieces at the cluster for each thread: one that it writes, and one that waits there."""
-LOOK_S = 5.0
-"""Between two counts of the workers: pods arrive one by one."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,11 @@ class Place:
     def of(cls, root: zarr.Group, shelf: Shelf, target: str) -> Self:
         """Return the place of a snapshot's release."""
         return cls(root, read_contents(root), shelf, target)
+
+    @cached_property
+    def cuts(self) -> dict[str, ShardShape]:
+        """How the cube's layers are cut, by path: to open an array takes a few requests."""
+        return {path: shape_of(self.root[path]) for path in self.contents.layer_paths}
 
 
 @dataclass(frozen=True)
@@ -70,14 +73,11 @@ def write_on(client: Client, pieces: list[Piece], address: Address, pace: Pace) 
 
     The scheduler is given as many as keep its workers busy; workers may come and go.
     """
-    flying = as_completed()
-    room, looked = 1, -math.inf
+    flying, threads = as_completed(), Threads(client)
     try:
         for number, piece in enumerate(pieces):
             pace.tasks = len(pieces) - number + flying.count()
-            if time.monotonic() - looked > LOOK_S:
-                room, looked = AHEAD * max(sum(client.nthreads().values()), 1), time.monotonic()
-            while flying.count() >= room:
+            while flying.count() >= AHEAD * threads.count:
                 _landed(next(flying), pace)
             flying.add(client.submit(_write_at, piece, address, pure=False))
         for future in flying:

@@ -28,7 +28,6 @@ from alpage.cube.shards import (
     ShardWriter,
     create_layer,
     inner_chunk,
-    shape_of,
 )
 from alpage.grid import Grid, Tile
 from alpage.releases.contents import Group
@@ -107,14 +106,18 @@ def branches(place: Place) -> Iterator[list[Branch]]:
 
 def pixel_bytes(place: Place) -> int:
     """Return how many bytes all slots of all layers are, without compression."""
-    arrays = [place.root[path] for path in place.contents.layer_paths]
-    return sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays)
+    pixels = math.prod(place.contents.grid.shape_yx)
+    return sum(
+        len(group.span) * pixels * np.dtype(variable.dtype).itemsize
+        for group in place.contents.layers
+        for variable in group.variables
+    )
 
 
 def peak_bytes(place: Place) -> int:
     """Return what the largest branch holds in memory: a shard as it is read, and one a level."""
-    shapes = [map_first(shape_of(place.root[path])) for path in place.contents.layer_paths]
-    return max((shape.n_bytes for shape in shapes), default=0) * (LEVELS + 2)
+    shards = (map_first(cut).n_bytes for cut in place.cuts.values())
+    return max(shards, default=0) * (LEVELS + 2)
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class _Pyramid:
     @classmethod
     def of(cls, place: Place, layer: str, base: int) -> "_Pyramid":
         array = place.root[layer]
-        cube, n_slots = shape_of(array), array.shape[0]
+        cube, n_slots = place.cuts[layer], array.shape[0]
         shape = map_first(cube)
         if base == 0:
             finest = Shards(place.root.store, layer, cube, n_slots)
@@ -242,11 +245,9 @@ def outline(place: Place) -> Documents:
                     method = "area: mode" if is_coded(variable.attributes) else "area: mean"
                     told = f"{attributes.get('cell_methods', '')} {method}".strip()
                     attributes["cell_methods"] = told
-                array = source[variable.name]
-                shape_tyx = (array.shape[0], *grid.shape_yx)
-                create_layer(
-                    level, variable.name, shape_tyx, map_first(shape_of(array)), attributes
-                )
+                cut = map_first(place.cuts[f"{group.path}/{variable.name}"])
+                shape_tyx = (len(group.span), *grid.shape_yx)
+                create_layer(level, variable.name, shape_tyx, cut, attributes)
     documents = {}
     for key, found in memory.items():
         content, path = found.to_bytes(), f"{MAPS}/{key}"

@@ -186,6 +186,8 @@ class Api:
     """A Kubernetes API that gives prepared answers, by verb and last part of the path."""
 
     answers: dict[tuple[str, str], tuple[int, dict[str, Any]]] = field(default_factory=dict)
+    away: int = 0
+    """How many requests are still to be done without an answer."""
 
     def refuse(self, verb: str, what: str, status: int, message: str) -> None:
         told = {"kind": "Status", "status": "Failure", "message": message, "code": status}
@@ -201,6 +203,9 @@ def kubernetes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
         def answer(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             what = self.path.partition("?")[0].rpartition("/")[2]
+            if api.away:
+                api.away -= 1
+                return
             status, content = api.answers[self.command, what]
             body = json.dumps(content).encode()
             self.send_response(status)
@@ -264,6 +269,39 @@ def test_a_cluster_that_is_refused_says_by_what(
         pass
     assert str(told.value).startswith(words)
     assert ("may not create" in str(told.value)) == (message == RIGHTS)
+
+
+BUSY = {"kind": "Status", "status": "Failure", "message": "etcd is slow", "code": 503}
+
+
+def test_a_cluster_is_asked_for_again_while_the_api_is_away(
+    kubernetes: Api, monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
+    monkeypatch.setattr(module, "POLL_S", 0.1)
+    resource = {"metadata": {"name": "alpage-1", "namespace": "team"}}
+    made = {"metadata": {**resource["metadata"], "uid": "u-2"}}
+    # What was made by a request whose answer got lost is there at the next one.
+    kubernetes.away = 2
+    kubernetes.refuse("POST", "daskclusters", 409, "alpage-1 already exists")
+    kubernetes.answers["GET", "alpage-1"] = (200, made)
+    cluster = module._Cluster.create(resource, 10)
+    assert cluster.resource == made
+    kubernetes.away = 1
+    kubernetes.answers["POST", "secrets"] = (201, {})
+    cluster.keep({"metadata": {"name": "alpage-1-tls"}}, 10)
+    assert kubernetes.away == 0
+    assert sum("does not answer yet" in line for line in said) == 3
+
+
+def test_a_cluster_is_given_up_where_the_api_stays_away(
+    kubernetes: Api, monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
+    monkeypatch.setattr(module, "POLL_S", 0.1)
+    kubernetes.answers["POST", "daskclusters"] = (503, BUSY)
+    resource = {"metadata": {"name": "alpage-1", "namespace": "team"}}
+    with pytest.raises(ClusterError, match="the Kubernetes API does not answer: etcd is slow"):
+        module._Cluster.create(resource, 0.3)
+    assert len(said) > 1
 
 
 @pytest.mark.parametrize(

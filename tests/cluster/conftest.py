@@ -56,6 +56,8 @@ TAIL = {"long_row": 48, "long_column": 48, "longer": 10}
 FIGURES: dict[str, float] = {}
 INSTALL_S, RUN_S, GONE_S = 600, 900, 180
 CALLS = 5
+# As kubectl and helm say it.
+UNREACHED = re.compile("Unable to connect to the server|cluster unreachable")
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 # Where the chart's PodMonitors look: in flows, and in schedulers and workers.
 METRICS_PORTS = ("metrics", "http-dashboard")
@@ -119,15 +121,22 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def run(*command: str | Path, given: Any = None, timeout: float = 120, check: bool = True) -> str:
-    """Return what a command says, which may be given JSON; fails with what it complained of."""
-    done = subprocess.run(
-        [str(part) for part in command],
-        input=None if given is None else json.dumps(given),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    """Return what a command says, which may be given JSON; fails with what it complained of.
+
+    Asked again where it did not reach the API server, which test_chaos.py stops for a while.
+    """
+    for attempt in range(CALLS):
+        done = subprocess.run(
+            [str(part) for part in command],
+            input=None if given is None else json.dumps(given),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        if not (done.returncode and UNREACHED.search(done.stderr)):
+            break
+        time.sleep(2 * (attempt + 1))
     if check and done.returncode:
         pytest.fail(f"{' '.join(map(str, command))}: {done.stdout}{done.stderr}", pytrace=False)
     return done.stdout if check else done.stdout + done.stderr
@@ -320,6 +329,16 @@ class Installed:
             if one["kind"] in of_runs
             or "dask.org/cluster-name" in one["metadata"].get("labels", {})
         ]
+
+    def remains(self) -> str:
+        """Return what is left of runs, as Kubernetes has it, and what the operator said last."""
+        kinds = "daskclusters,daskworkergroups,jobs,pods,deployments"
+        told = "jsonpath={range .items[*]}{.kind} {.metadata} {.status}{'\\n'}{end}"
+        said = self.kubectl("logs", f"deployment/{self.name}-operator", "--tail=400", check=False)
+        noise = ("/healthz", "Activity 'now'", "/version/")
+        lines = [line for line in said.splitlines() if not any(word in line for word in noise)]
+        found = self.kubectl("get", kinds, "-o", told, check=False)
+        return "\n".join((*self.left_over(), found, *lines[-60:]))
 
     def helm(self, verb: str, *more: str) -> None:
         """Install or upgrade, and wait until all is ready."""
@@ -627,7 +646,18 @@ def clean(installed: Installed) -> Callable[[], float]:
 
     def check() -> float:
         began = time.monotonic()
-        until(lambda: not installed.left_over(), GONE_S, "nothing is left of runs")
+        try:
+            until(
+                lambda: not installed.left_over(),
+                GONE_S,
+                "nothing is left of runs, beside",
+                installed.remains,
+            )
+        except pytest.fail.Exception:
+            # One test fails by it, not all that follow.
+            _end_clusters(installed)
+            installed.kubectl("delete", "jobs", "--all", "--timeout=60s", check=False)
+            raise
         return time.monotonic() - began
 
     return check
@@ -644,12 +674,16 @@ def _remove(it: Installed) -> None:
     there = run("kubectl", "get", "namespace", it.namespace, check=False)
     if "NotFound" in there:
         return
-    # While their operator is there: it alone takes its finalizers off them.
-    clusters = ("delete", "daskclusters", "--all", "--timeout=30s")
-    it.kubectl(*clusters, check=False)
+    # While their operator is there: it takes its finalizers off them.
+    _end_clusters(it)
     run("helm", "uninstall", it.name, "-n", it.namespace, "--wait", check=False)
+    run("kubectl", "delete", "namespace", it.namespace, "--wait", timeout=GONE_S)
+
+
+def _end_clusters(it: Installed) -> None:
+    """Delete what is left of clusters, also where no operator takes its finalizers off."""
+    it.kubectl("delete", "daskclusters", "--all", "--timeout=30s", check=False)
     free = '{"metadata":{"finalizers":null}}'
     for name in it.kubectl("get", "daskclusters", "-o", "name", check=False).split():
         if "/" in name:
             it.kubectl("patch", name, "--type=merge", f"--patch={free}", check=False)
-    run("kubectl", "delete", "namespace", it.namespace, "--wait", timeout=GONE_S)

@@ -1,42 +1,73 @@
 """The Dask operator that the chart brings."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from alpage.kube.resource import GROUP
+from alpage.kube.resource import GROUP, IDLE_SECONDS
 
 pytestmark = pytest.mark.cluster
 
 CLUSTERS = f"daskclusters.{GROUP}"
 # kopf asks for what it may not see for 54 s, unless it is told not to.
 AT_ONCE_S = 20
+# As Dask reads a list of its settings.
+ROUTES = '["distributed.http.health", "alpage.kube.idle"]'
+
+
+@pytest.fixture
+def make_cluster(installed: Any) -> Iterator[Callable[[str, dict[str, str]], str]]:
+    """Makes a DaskCluster without workers, some of whose annotations one wants; gives its label."""
+    made: list[str] = []
+
+    def make(name: str, annotations: dict[str, str]) -> str:
+        labels = {"dask.org/cluster-name": name, "dask.org/component": "scheduler"}
+        ports = [("tcp-comm", 8786), ("http-dashboard", 8787)]
+        container = {
+            "name": "scheduler",
+            "image": installed.image,
+            "args": ["dask", "scheduler"],
+            "env": [{"name": "DASK_DISTRIBUTED__SCHEDULER__HTTP__ROUTES", "value": ROUTES}],
+            "ports": [{"name": port, "containerPort": number} for port, number in ports],
+        }
+        service = [{"name": port, "port": number, "targetPort": port} for port, number in ports]
+        spec = {
+            "scheduler": {
+                "spec": {"containers": [container]},
+                "service": {"type": "ClusterIP", "selector": labels, "ports": service},
+            },
+            "worker": {"replicas": 0, "spec": {"containers": [container]}},
+        }
+        metadata = {"name": name, "annotations": annotations}
+        content = {"apiVersion": f"{GROUP}/v1", "kind": "DaskCluster", "metadata": metadata}
+        installed.apply({**content, "spec": spec})
+        made.append(name)
+        return f"dask.org/cluster-name={name}"
+
+    yield make
+    for name in made:
+        installed.kubectl("delete", CLUSTERS, name, "--ignore-not-found", "--timeout=60s")
 
 
 def test_an_operator_that_was_started_anew_serves_clusters_at_once(
-    installed: Any, until: Callable[..., Any]
+    installed: Any, make_cluster: Callable[..., str], until: Callable[..., Any]
 ) -> None:
     installed.kubectl("delete", "pod", "-l", "alpage/component=operator")
     installed.kubectl("rollout", "status", f"deployment/{installed.name}-operator")
-    labels = {"dask.org/cluster-name": "new", "dask.org/component": "scheduler"}
-    port = {"name": "tcp-comm", "port": 8786, "targetPort": "tcp-comm", "protocol": "TCP"}
-    container = {"name": "scheduler", "image": installed.image, "args": ["dask", "scheduler"]}
-    spec = {
-        "scheduler": {
-            "spec": {"containers": [container]},
-            "service": {"type": "ClusterIP", "selector": labels, "ports": [port]},
-        },
-        "worker": {"replicas": 0, "spec": {"containers": [container]}},
-    }
     began = time.monotonic()
-    made = {"apiVersion": f"{GROUP}/v1", "kind": "DaskCluster", "metadata": {"name": "new"}}
-    installed.apply({**made, "spec": spec})
-    try:
-        of_it = "dask.org/cluster-name=new"
-        until(lambda: installed.items("deployments.apps", of_it), AT_ONCE_S, "it is served")
-        installed.figures["a cluster asked of an operator just started"] = time.monotonic() - began
-    finally:
-        installed.kubectl("delete", CLUSTERS, "new", "--timeout=60s")
+    of_it = make_cluster("new", {})
+    until(lambda: installed.items("deployments.apps", of_it), AT_ONCE_S, "it is served")
+    installed.figures["a cluster asked of an operator just started"] = time.monotonic() - began
+    installed.kubectl("delete", CLUSTERS, "new", "--timeout=60s")
+    until(lambda: not installed.items("deployments.apps,services", of_it), 60, "all of it is gone")
+
+
+def test_a_forgotten_cluster_is_ended(
+    installed: Any, make_cluster: Callable[..., str], until: Callable[..., Any]
+) -> None:
+    of_it = make_cluster("forgotten", {IDLE_SECONDS: "1"})
+    until(lambda: installed.items("deployments.apps", of_it), AT_ONCE_S, "it is served")
+    until(lambda: not installed.items(CLUSTERS), 120, "it is ended")
     until(lambda: not installed.items("deployments.apps,services", of_it), 60, "all of it is gone")

@@ -11,8 +11,13 @@ metadata:
     app.kubernetes.io/part-of: alpage
   annotations:
     alpage/spot: {{ toJson .Values.cluster.spot | quote }}
+    {{- if .Values.operator.enabled }}
+    alpage/idle-seconds: {{ .Values.cluster.idleSeconds | quote }}
+    {{- end }}
 spec:
+  {{- if not .Values.operator.enabled }}
   idleTimeout: {{ .Values.cluster.idleSeconds }}
+  {{- end }}
   scheduler:
     spec:
       {{- include "alpage.daskPod" (dict "root" . "role" "scheduler") | nindent 6 }}

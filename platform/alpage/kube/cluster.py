@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,11 +68,11 @@ def open_kubernetes(
             f"deployment, or use kind: local here ({error})"
         ) from error
     security = make_security()
-    cluster = _Cluster.create(resource)
+    cluster = _Cluster.create(resource, patience_s)
     crew = Crew(cluster, choice, pace)
     started = False
     try:
-        cluster.keep(make_secret(security, cluster.resource))
+        cluster.keep(make_secret(security, cluster.resource), patience_s)
         # Workers that come first could take the last place that a quota leaves to the scheduler.
         cluster.await_scheduler(patience_s, ready=False)
         cluster.await_crew(crew, patience_s)
@@ -93,14 +93,16 @@ class _Cluster:
     """As Kubernetes keeps it."""
 
     @classmethod
-    def create(cls, resource: dict[str, Any]) -> "_Cluster":
+    def create(cls, resource: dict[str, Any], patience_s: float) -> "_Cluster":
         namespace = resource["metadata"]["namespace"]
         try:
-            return cls(_create(CLUSTERS, namespace, resource))
+            return cls(_insist(lambda: _create(CLUSTERS, namespace, resource), patience_s))
         except ApiException as error:
+            # Its name is its own: it was made by a request whose answer did not come back.
+            if error.status == 409:
+                name = resource["metadata"]["name"]
+                return cls(_insist(lambda: _read(namespace, name), patience_s))
             raise ClusterError(f"cluster: {_refusal(error, namespace)}") from error
-        except HTTPError as error:
-            raise ClusterError(f"cluster: the Kubernetes API does not answer: {error}") from error
 
     @property
     def name(self) -> str:
@@ -114,10 +116,11 @@ class _Cluster:
     def address(self) -> str:
         return address_of(self.resource["metadata"])
 
-    def keep(self, secret: dict[str, Any]) -> None:
+    def keep(self, secret: dict[str, Any], patience_s: float) -> None:
         """Make a secret that goes with the cluster. Raises ClusterError."""
+        named = {"namespace": self.namespace}
         try:
-            _request("POST", f"{CORE}/secrets", {"namespace": self.namespace}, body=secret)
+            _insist(lambda: _request("POST", f"{CORE}/secrets", named, body=secret), patience_s)
         except ApiException as error:
             if error.status == 409:
                 return
@@ -126,8 +129,6 @@ class _Cluster:
                 f"cluster: the secret {secret['metadata']['name']} with the run's certificate "
                 f"cannot be made: {brief(error)}{needed if lacks_rights(error) else ''}"
             ) from error
-        except HTTPError as error:
-            raise ClusterError(f"cluster: the Kubernetes API does not answer: {error}") from error
 
     def await_crew(self, crew: Crew, patience_s: float) -> None:
         """Ask for the first workers, again where the API does not answer. Raises ClusterError."""
@@ -137,7 +138,7 @@ class _Cluster:
                 crew.begin()
                 return
             except ApiException as error:
-                if error.status and 400 <= error.status < 500:
+                if error.status and _is_refusal(error.status):
                     raise ClusterError(f"cluster: no worker is made: {brief(error)}") from error
             except HTTPError as error:
                 logger.warning("no worker is made yet: %s", brief(error))
@@ -218,10 +219,8 @@ class _Cluster:
         )
 
     def _what_ends_it(self) -> str:
-        named = {"namespace": self.namespace, "name": self.name}
         with contextlib.suppress(ApiException, HTTPError):
-            found = _request("GET", f"{DASK}/{CLUSTERS}/{{name}}", named)
-            if "deletionTimestamp" in found["metadata"]:
+            if "deletionTimestamp" in _read(self.namespace, self.name)["metadata"]:
                 return "only the Dask operator takes its finalizer off: is it running?"
         return "Kubernetes removes it with this pod"
 
@@ -274,6 +273,37 @@ def _configuration(dask_settings: dict[str, Any]) -> str:
 
 def _create(plural: str, namespace: str, resource: dict[str, Any]) -> dict[str, Any]:
     return _request("POST", f"{DASK}/{plural}", {"namespace": namespace}, body=resource)
+
+
+def _read(namespace: str, name: str) -> dict[str, Any]:
+    return _request("GET", f"{DASK}/{CLUSTERS}/{{name}}", {"namespace": namespace, "name": name})
+
+
+def _insist(ask: Callable[[], dict[str, Any]], patience_s: float) -> dict[str, Any]:
+    """Return what the API answers, asked again while it gives none, or one of its own failures.
+
+    Raises ApiException where it refuses, ClusterError where it stays away.
+    """
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            return ask()
+        except ApiException as error:
+            if error.status and _is_refusal(error.status):
+                raise
+            failed: Exception = error
+        except HTTPError as error:
+            failed = error
+        if time.monotonic() > deadline:
+            raise ClusterError(
+                f"cluster: the Kubernetes API does not answer: {brief(failed)}"
+            ) from failed
+        logger.warning("cluster: the Kubernetes API does not answer yet: %s", brief(failed))
+        time.sleep(POLL_S)
+
+
+def _is_refusal(status: int) -> bool:
+    return 400 <= status < 500 and status != 429
 
 
 def _delete(plural: str, namespace: str, name: str) -> None:

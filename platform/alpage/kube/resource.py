@@ -17,6 +17,8 @@ from alpage.study import ClusterChoice
 
 GROUP, VERSION = "kubernetes.dask.org", "v1"
 CLUSTERS, WORKERS = "daskclusters", "daskworkergroups"
+# The annotation of a DaskCluster that says after how long without work it is a forgotten one.
+IDLE_SECONDS = "alpage/idle-seconds"
 MIB = 2**20
 # A worker that lost its scheduler ends, and Kubernetes starts it anew.
 DEATH_TIMEOUT_S = 120

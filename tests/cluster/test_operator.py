@@ -17,6 +17,15 @@ AT_ONCE_S = 20
 ROUTES = '["distributed.http.health", "alpage.kube.idle"]'
 
 
+# What the namespace asks of pods.
+RESTRICTED = {
+    "allowPrivilegeEscalation": False,
+    "runAsNonRoot": True,
+    "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+
+
 @pytest.fixture
 def make_cluster(installed: Any) -> Iterator[Callable[[str, dict[str, str]], str]]:
     """Makes a DaskCluster without workers, some of whose annotations one wants; gives its label."""
@@ -31,6 +40,7 @@ def make_cluster(installed: Any) -> Iterator[Callable[[str, dict[str, str]], str
             "args": ["dask", "scheduler"],
             "env": [{"name": "DASK_DISTRIBUTED__SCHEDULER__HTTP__ROUTES", "value": ROUTES}],
             "ports": [{"name": port, "containerPort": number} for port, number in ports],
+            "securityContext": RESTRICTED,
         }
         service = [{"name": port, "port": number, "targetPort": port} for port, number in ports]
         spec = {

@@ -57,7 +57,9 @@ FIGURES: dict[str, float] = {}
 INSTALL_S, RUN_S, GONE_S = 600, 900, 180
 CALLS = 5
 # As kubectl and helm say it.
-UNREACHED = re.compile("Unable to connect to the server|cluster unreachable")
+UNREACHED = re.compile(
+    "Unable to connect to the server|connection to the server .* refused|cluster unreachable"
+)
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 # Where the chart's PodMonitors look: in flows, and in schedulers and workers.
 METRICS_PORTS = ("metrics", "http-dashboard")

@@ -58,8 +58,9 @@ def test_workers_follow_the_blocks_that_are_left(
     installed: Any, patient: Callable[..., Any], clean: Any
 ) -> None:
     study = patient("scaling", slower=1.33, workers=MOST)
-    # So long that others are let go before it ends.
-    study["parameters"] |= {"year_s": 1.5, "longer": 15}
+    # The tile that takes longer so long that others are let go before it ends, the years so long
+    # that they come back where a pod takes half a minute to start.
+    study["parameters"] |= {"year_s": 3, "longer": 15}
     run_id = installed.submit(study)
     series = {"most": MOST, "samples": _record(installed, run_id)}
     if where := os.environ.get("E2E_SCALING"):

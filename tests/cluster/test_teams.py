@@ -43,10 +43,9 @@ def test_teams_run_and_cancel_side_by_side(
         assert other.ended(runs[BESIDE], 180)["type"] == "CANCELLED"
         until(lambda: not other.left_over(), 180, "nothing is left of the cancelled run")
         assert installed.state(runs[installed.namespace])["type"] == "RUNNING"
-        state = installed.ended(runs[installed.namespace])
-        assert state["type"] == "COMPLETED", installed.logs(runs[installed.namespace])
         again = other.submit(patient("beside"))
-        assert other.ended(again)["type"] == "COMPLETED", other.logs(again)
+        for team, run_id in ((installed, runs[installed.namespace]), (other, again)):
+            assert team.ended(run_id)["type"] == "COMPLETED", team.logs(run_id)
         for team in teams:
             assert same("beside", "patient", at=team) > 0
     clean()

@@ -10,6 +10,7 @@ Most of the time is spent waiting for pods: so two processes share the tests (`-
 an installation of its own.
 """
 
+import asyncio
 import base64
 import contextlib
 import datetime as dt
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import kr8s
 import numpy as np
 import pytest
 import s3fs
@@ -55,7 +57,9 @@ PATIENT = {"product": "patient:product"}
 TAIL = {"long_row": 48, "long_column": 48, "longer": 10}
 FIGURES: dict[str, float] = {}
 INSTALL_S, RUN_S, GONE_S = 600, 900, 180
-CALLS = 5
+OF_RUNS = ("daskclusters", "daskworkergroups", "jobs")
+OF_CLUSTERS = ("pods", "services", "deployments", "secrets")
+CALLS, ANSWER_S = 5, 30
 # As kubectl and helm say it.
 UNREACHED = re.compile(
     "Unable to connect to the server|connection to the server .* refused|cluster unreachable"
@@ -157,6 +161,24 @@ def until(
         time.sleep(1)
 
 
+@functools.cache
+def kubernetes_api() -> kr8s.Api:
+    """Return a client of the cluster's API that waits for no answer for ever."""
+    api = kr8s.api()
+    api.timeout = ANSWER_S
+    return api
+
+
+def asked_again[T](ask: Callable[[], T]) -> T:
+    """Return what the API answers, asked again while test_chaos.py has stopped it."""
+    for attempt in range(CALLS):
+        try:
+            return ask()
+        except (httpx.TransportError, kr8s.APITimeoutError):
+            time.sleep(2 * (attempt + 1))
+    return ask()
+
+
 @contextlib.contextmanager
 def forwarded(namespace: str, service: str, port: int) -> Iterator[str]:
     """Give host and port of this machine that lead to a service."""
@@ -233,10 +255,37 @@ class Installed:
         return forwarded(self.namespace, service, port)
 
     def items(self, kind: str, labels: str = "") -> list[dict[str, Any]]:
-        """Return the objects of a kind."""
-        selected = ["-l", labels] if labels else []
-        told = self.kubectl("get", kind, "-o", "json", *selected)
-        return list(json.loads(told)["items"])
+        """Return the objects of a kind, or of several with commas between.
+
+        Not by kubectl: what is asked every second would take a quarter of a core.
+        """
+        api, labelled = kubernetes_api(), labels or None
+
+        def ask() -> list[dict[str, Any]]:
+            return [
+                one
+                for each in kind.split(",")
+                for one in api.get(
+                    each, namespace=self.namespace, label_selector=labelled, raw=True
+                )
+            ]
+
+        return asked_again(ask)
+
+    def read(self, path: str) -> str:
+        """Return what the API answers at a path of this namespace; nothing where it refuses."""
+        base, _, last = f"/api/v1/namespaces/{self.namespace}/{path}".rpartition("/")
+
+        async def ask() -> str:
+            api = await kr8s.asyncio.api()
+            api.timeout = ANSWER_S
+            async with api.call_api(version="", base=base, url=last) as answer:
+                return str(answer.text)
+
+        try:
+            return asked_again(lambda: asyncio.run(ask()))
+        except kr8s.ServerError:
+            return ""
 
     def api(self) -> httpx.Client:
         """Return a way to Prefect's API, kept open for all that ask: to open one takes its time."""
@@ -323,24 +372,23 @@ class Installed:
 
     def left_over(self) -> list[str]:
         """Return what runs started and nobody removed yet."""
-        kinds = "daskclusters,daskworkergroups,jobs,pods,services,deployments,secrets"
-        of_runs = ("DaskCluster", "DaskWorkerGroup", "Job")
         return [
-            f"{one['kind']}/{one['metadata']['name']}"
-            for one in self.items(kinds)
-            if one["kind"] in of_runs
-            or "dask.org/cluster-name" in one["metadata"].get("labels", {})
+            f"{kind}/{one['metadata']['name']}"
+            for kind in (*OF_RUNS, *OF_CLUSTERS)
+            for one in self.items(kind)
+            if kind in OF_RUNS or "dask.org/cluster-name" in one["metadata"].get("labels", {})
         ]
 
     def remains(self) -> str:
         """Return what is left of runs, as Kubernetes has it, and what the operator said last."""
-        kinds = "daskclusters,daskworkergroups,jobs,pods,deployments"
-        told = "jsonpath={range .items[*]}{.kind} {.metadata} {.status}{'\\n'}{end}"
+        kept = (".kind", ".metadata.name", ".metadata.deletionTimestamp", ".metadata.finalizers")
+        lines = "".join(f"{{{field}}} " for field in (*kept, ".status.phase"))
+        told = f"jsonpath={{range .items[*]}}{lines}{{'\\n'}}{{end}}"
+        found = self.kubectl("get", ",".join((*OF_RUNS, *OF_CLUSTERS)), "-o", told, check=False)
         said = self.kubectl("logs", f"deployment/{self.name}-operator", "--tail=400", check=False)
         noise = ("/healthz", "Activity 'now'", "/version/")
-        lines = [line for line in said.splitlines() if not any(word in line for word in noise)]
-        found = self.kubectl("get", kinds, "-o", told, check=False)
-        return "\n".join((*self.left_over(), found, *lines[-60:]))
+        heard = [line for line in said.splitlines() if not any(word in line for word in noise)]
+        return "\n".join((*self.left_over(), found, *heard[-40:]))
 
     def helm(self, verb: str, *more: str) -> None:
         """Install or upgrade, and wait until all is ready."""
@@ -546,7 +594,7 @@ def plain(installed: Installed, study: Callable[..., dict[str, Any]]) -> Plain:
                 name = "flow" if role == run_id else role
                 if told := _metrics(installed, pod):
                     metrics[name] = told
-                log = installed.kubectl("logs", pod["metadata"]["name"], check=False)
+                log = installed.read(f"pods/{pod['metadata']['name']}/log")
                 lines.update(
                     (line, json.loads(line))
                     for line in log.splitlines()
@@ -574,8 +622,7 @@ def _metrics(installed: Installed, pod: dict[str, Any]) -> str:
         for one in container.get("ports", ())
         if one["name"] in METRICS_PORTS
     )
-    path = f"/api/v1/namespaces/{installed.namespace}/pods/{pod['metadata']['name']}:{port}"
-    told = installed.raw("get", f"{path}/proxy/metrics")
+    told = installed.read(f"pods/{pod['metadata']['name']}:{port}/proxy/metrics")
     return told if told.startswith("#") else ""
 
 

@@ -10,7 +10,6 @@ Most of the time is spent waiting for pods: so two processes share the tests (`-
 an installation of its own.
 """
 
-import asyncio
 import base64
 import contextlib
 import datetime as dt
@@ -271,21 +270,6 @@ class Installed:
             ]
 
         return asked_again(ask)
-
-    def read(self, path: str) -> str:
-        """Return what the API answers at a path of this namespace; nothing where it refuses."""
-        base, _, last = f"/api/v1/namespaces/{self.namespace}/{path}".rpartition("/")
-
-        async def ask() -> str:
-            api = await kr8s.asyncio.api()
-            api.timeout = ANSWER_S
-            async with api.call_api(version="", base=base, url=last) as answer:
-                return str(answer.text)
-
-        try:
-            return asked_again(lambda: asyncio.run(ask()))
-        except kr8s.ServerError:
-            return ""
 
     def api(self) -> httpx.Client:
         """Return a way to Prefect's API, kept open for all that ask: to open one takes its time."""
@@ -594,7 +578,7 @@ def plain(installed: Installed, study: Callable[..., dict[str, Any]]) -> Plain:
                 name = "flow" if role == run_id else role
                 if told := _metrics(installed, pod):
                     metrics[name] = told
-                log = installed.read(f"pods/{pod['metadata']['name']}/log")
+                log = installed.kubectl("logs", pod["metadata"]["name"], check=False)
                 lines.update(
                     (line, json.loads(line))
                     for line in log.splitlines()
@@ -622,7 +606,8 @@ def _metrics(installed: Installed, pod: dict[str, Any]) -> str:
         for one in container.get("ports", ())
         if one["name"] in METRICS_PORTS
     )
-    told = installed.read(f"pods/{pod['metadata']['name']}:{port}/proxy/metrics")
+    path = f"/api/v1/namespaces/{installed.namespace}/pods/{pod['metadata']['name']}:{port}"
+    told = installed.raw("get", f"{path}/proxy/metrics")
     return told if told.startswith("#") else ""
 
 
@@ -705,7 +690,8 @@ def clean(installed: Installed) -> Callable[[], float]:
         except pytest.fail.Exception:
             # One test fails by it, not all that follow.
             _end_clusters(installed)
-            installed.kubectl("delete", "jobs", "--all", "--timeout=60s", check=False)
+            for kind in ("daskworkergroups", "jobs"):
+                installed.kubectl("delete", kind, "--all", "--timeout=60s", check=False)
             raise
         return time.monotonic() - began
 

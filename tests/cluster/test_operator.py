@@ -10,7 +10,7 @@ from alpage.kube.resource import GROUP, IDLE_SECONDS
 
 pytestmark = pytest.mark.cluster
 
-CLUSTERS = f"daskclusters.{GROUP}"
+CLUSTERS, GROUPS = f"daskclusters.{GROUP}", f"daskworkergroups.{GROUP}"
 # kopf asks for what it may not see for 54 s, unless it is told not to.
 AT_ONCE_S = 20
 # As Dask reads a list of its settings.
@@ -59,6 +59,10 @@ def make_cluster(installed: Any) -> Iterator[Callable[[str, dict[str, str]], str
     yield make
     for name in made:
         installed.kubectl("delete", CLUSTERS, name, "--ignore-not-found", "--timeout=60s")
+        # What the operator makes of a cluster that has gone meanwhile stays, and would be taken
+        # for what other tests leave behind.
+        group = f"{name}-default"
+        installed.kubectl("delete", GROUPS, group, "--ignore-not-found", "--timeout=60s")
 
 
 def test_an_operator_that_was_started_anew_serves_clusters_at_once(
@@ -70,6 +74,8 @@ def test_an_operator_that_was_started_anew_serves_clusters_at_once(
     of_it = make_cluster("new", {})
     until(lambda: installed.items("deployments.apps", of_it), AT_ONCE_S, "it is served")
     installed.figures["a cluster asked of an operator just started"] = time.monotonic() - began
+    # All of it is made: the group of workers comes last.
+    until(lambda: installed.items(GROUPS), 60, "its group of workers is made")
     installed.kubectl("delete", CLUSTERS, "new", "--timeout=60s")
     until(lambda: not installed.items("deployments.apps,services", of_it), 60, "all of it is gone")
 

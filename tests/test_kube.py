@@ -1,5 +1,6 @@
 """What is asked of the Dask operator, and what is told when Kubernetes does not do it."""
 
+import asyncio
 import copy
 import json
 import os
@@ -13,9 +14,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import kopf
 import pytest
 import yaml
 from distributed import Client, LocalCluster
+from kr8s import APITimeoutError
+from kr8s.asyncio.objects import Service
 from kubernetes.client import Configuration
 from s3_server import free_port
 
@@ -25,6 +29,7 @@ from alpage.engine.report import Pace
 from alpage.engine.tally import Running
 from alpage.errors import ClusterError, StudyError
 from alpage.kube import cluster as module
+from alpage.kube import operator
 from alpage.kube.cluster import open_kubernetes
 from alpage.kube.resource import make_resource, read_template
 from alpage.kube.trouble import find_troubles, tell
@@ -188,6 +193,9 @@ class Api:
     answers: dict[tuple[str, str], tuple[int, dict[str, Any]]] = field(default_factory=dict)
     away: int = 0
     """How many requests are still to be done without an answer."""
+    silent: bool = False
+    """Whether what has no prepared answer is left waiting for one."""
+    address: str = ""
 
     def refuse(self, verb: str, what: str, status: int, message: str) -> None:
         told = {"kind": "Status", "status": "Failure", "message": message, "code": status}
@@ -198,6 +206,7 @@ class Api:
 def kubernetes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
     """An API for which this process is a pod."""
     api = Api()
+    end = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self) -> None:
@@ -205,6 +214,9 @@ def kubernetes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
             what = self.path.partition("?")[0].rpartition("/")[2]
             if api.away:
                 api.away -= 1
+                return
+            if api.silent and (self.command, what) not in api.answers:
+                end.wait()
                 return
             status, content = api.answers[self.command, what]
             body = json.dumps(content).encode()
@@ -222,10 +234,11 @@ def kubernetes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    own = Configuration(host=f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr(Configuration, "_default", own)
+    api.address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(Configuration, "_default", Configuration(host=api.address))
     monkeypatch.setattr("kubernetes.config.load_incluster_config", lambda: None)
     yield api
+    end.set()
     server.shutdown()
     thread.join()
     server.server_close()
@@ -302,6 +315,37 @@ def test_a_cluster_is_given_up_where_the_api_stays_away(
     with pytest.raises(ClusterError, match="the Kubernetes API does not answer: etcd is slow"):
         module._Cluster.create(resource, 0.3)
     assert len(said) > 1
+
+
+def test_the_operator_waits_for_no_answer_for_ever(
+    kubernetes: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kubernetes.silent = True
+    version = {"major": "1", "minor": "34", "gitVersion": "v1.34.4"}
+    kubernetes.answers["GET", ""] = (200, version)
+    told = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "own",
+        "clusters": [{"name": "own", "cluster": {"server": kubernetes.address}}],
+        "users": [{"name": "own", "user": {}}],
+        "contexts": [{"name": "own", "context": {"cluster": "own", "user": "own"}}],
+    }
+    path = tmp_path / "kubeconfig"
+    path.write_text(yaml.safe_dump(told))
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    monkeypatch.setattr(operator, "ANSWER_S", 0.5)
+
+    async def ask() -> None:
+        settings, memo = kopf.OperatorSettings(), kopf.Memo()
+        await operator.configure(settings=settings, memo=memo)
+        assert settings.scanning.disabled
+        # As dask-kubernetes asks: by whatever client kr8s has.
+        async with asyncio.timeout(20):
+            await Service.get("a-scheduler", namespace="team")
+
+    with pytest.raises(APITimeoutError):
+        asyncio.run(ask())
 
 
 @pytest.mark.parametrize(

@@ -168,16 +168,6 @@ def kubernetes_api() -> kr8s.Api:
     return api
 
 
-def asked_again[T](ask: Callable[[], T]) -> T:
-    """Return what the API answers, asked again while test_chaos.py has stopped it."""
-    for attempt in range(CALLS):
-        try:
-            return ask()
-        except (httpx.TransportError, kr8s.APITimeoutError):
-            time.sleep(2 * (attempt + 1))
-    return ask()
-
-
 @contextlib.contextmanager
 def forwarded(namespace: str, service: str, port: int) -> Iterator[str]:
     """Give host and port of this machine that lead to a service."""
@@ -258,18 +248,14 @@ class Installed:
 
         Not by kubectl: what is asked every second would take a quarter of a core.
         """
-        api, labelled = kubernetes_api(), labels or None
-
-        def ask() -> list[dict[str, Any]]:
-            return [
-                one
-                for each in kind.split(",")
-                for one in api.get(
-                    each, namespace=self.namespace, label_selector=labelled, raw=True
-                )
-            ]
-
-        return asked_again(ask)
+        wanted = {"namespace": self.namespace, "label_selector": labels or None, "raw": True}
+        for attempt in range(CALLS):
+            try:
+                api = kubernetes_api()
+                return [one for each in kind.split(",") for one in api.get(each, **wanted)]
+            except (httpx.TransportError, kr8s.APITimeoutError):
+                time.sleep(2 * (attempt + 1))
+        pytest.fail(f"the Kubernetes API was not to be had in {CALLS} tries: {kind}")
 
     def api(self) -> httpx.Client:
         """Return a way to Prefect's API, kept open for all that ask: to open one takes its time."""

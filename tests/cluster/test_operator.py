@@ -15,8 +15,6 @@ CLUSTERS, GROUPS = f"daskclusters.{GROUP}", f"daskworkergroups.{GROUP}"
 AT_ONCE_S = 20
 # As Dask reads a list of its settings.
 ROUTES = '["distributed.http.health", "alpage.kube.idle"]'
-
-
 # What the namespace asks of pods.
 RESTRICTED = {
     "allowPrivilegeEscalation": False,

@@ -138,7 +138,7 @@ class _Cluster:
                 crew.begin()
                 return
             except ApiException as error:
-                if error.status and _is_refusal(error.status):
+                if _is_refusal(error):
                     raise ClusterError(f"cluster: no worker is made: {brief(error)}") from error
             except HTTPError as error:
                 logger.warning("no worker is made yet: %s", brief(error))
@@ -289,7 +289,7 @@ def _insist(ask: Callable[[], dict[str, Any]], patience_s: float) -> dict[str, A
         try:
             return ask()
         except ApiException as error:
-            if error.status and _is_refusal(error.status):
+            if _is_refusal(error):
                 raise
             failed: Exception = error
         except HTTPError as error:
@@ -302,7 +302,9 @@ def _insist(ask: Callable[[], dict[str, Any]], patience_s: float) -> dict[str, A
         time.sleep(POLL_S)
 
 
-def _is_refusal(status: int) -> bool:
+def _is_refusal(error: ApiException) -> bool:
+    """Whether asking again would bring the same answer."""
+    status = error.status or 0
     return 400 <= status < 500 and status != 429
 
 
